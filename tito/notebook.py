@@ -98,6 +98,16 @@ def grade_id(cell: NotebookNode) -> str | None:
     return cell.metadata.get("nbgrader", {}).get("grade_id")
 
 
+def is_exported(cell: NotebookNode) -> bool:
+    """Whether the cell becomes part of the package."""
+    return cell.cell_type == "code" and bool(re.match(r"\s*#\s*\|\s*export", cell.source))
+
+
+def graded_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that earn points, those graded by hand included."""
+    return [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+
+
 def name_cells(notebook: NotebookNode) -> None:
     """Give every cell an id that depends on nothing but its grade_id or its text."""
     seen: Counter[str] = Counter()

@@ -79,8 +79,7 @@ def _difference(got: Any, expected: Any, tolerance: float, place: str) -> str:
     got = _unwrap(got)
     wanted = expected.item() if type(expected) in _SCALARS else _unwrap(expected)
     if isinstance(got, np.dtype):
-        same = isinstance(wanted, np.dtype | type) and got == wanted
-        return "" if same else _words(f"dtype {got}", _shown(wanted), place)
+        return "" if got == np.dtype(wanted) else _words(got, np.dtype(wanted), place)
     kind = type(wanted)
     if type(got) is np.ndarray and kind in (np.ndarray, list, tuple, bool, int, float, complex):
         return _array_difference(got, wanted, tolerance, place)

@@ -1,0 +1,101 @@
+"""Runs the cells of a notebook as plain Python, in a process of its own.
+
+`python -m tito.cellworker job.json result.json`, started by tito.grading in a folder that holds
+the `tinytorch` to use. Standard library only: what the cells need, they import.
+"""
+
+import __future__
+
+import contextlib
+import io
+import json
+import linecache
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+VARIANT_SECONDS = 30
+# `from __future__ import annotations` in one cell holds for all that follow, as in Jupyter
+future = 0
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Run all cells `passes` times in one namespace, and each variant of a cell in a fork."""
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    for name in job["without"]:
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it now fails
+    # figures are drawn, not shown; and a fork of this process is safe, as it has one thread
+    warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
+    warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+    notebook = types.ModuleType("__main__")  # so that what the cells define can be pickled
+    sys.modules["__main__"] = notebook
+    results: dict[str, Any] = {"passes": [], "variants": {}}
+    for _ in range(job["passes"]):
+        run = []
+        for cell in job["cells"]:
+            for variant in job["variants"]:
+                if variant["cell"] == cell["id"]:
+                    outcome = run_in_fork(variant["cells"], notebook)
+                    results["variants"][variant["name"]] = outcome
+            run.append(run_cell(cell, notebook))
+        results["passes"].append(run)
+    Path(result_path).write_text(json.dumps(results), encoding="utf-8")
+
+
+def run_cell(cell: dict[str, str], notebook: types.ModuleType) -> dict[str, Any]:
+    """Execute one cell; what it raises and prints is the result."""
+    global future
+    name, source = f"<{cell['id']}>", cell["source"]
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    out, err, error = io.StringIO(), io.StringIO(), ""
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = compile(source, name, "exec", flags=future, dont_inherit=True)
+            future |= code.co_flags & __future__.annotations.compiler_flag
+            exec(code, notebook.__dict__)
+        except BaseException as raised:
+            error = describe(raised)
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")  # as a notebook does after a cell
+    seconds = time.perf_counter() - start
+    return {"id": cell["id"], "error": error, "stderr": err.getvalue(), "seconds": seconds}
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line, with the place in the notebook it came from."""
+    cells = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<")]
+    place = f" (cell {cells[-1].filename[1:-1]}, line {cells[-1].lineno})" if cells else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def run_in_fork(cells: list[dict[str, str]], notebook: types.ModuleType) -> dict[str, str]:
+    """The errors of `cells`, run from the present state on without touching it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException), os.fdopen(writer, "w") as pipe:
+            pipe.write(
+                json.dumps({cell["id"]: run_cell(cell, notebook)["error"] for cell in cells})
+            )
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        if not select.select([pipe], [], [], VARIANT_SECONDS)[0]:
+            os.kill(child, signal.SIGKILL)
+        text = pipe.read()
+    os.waitpid(child, 0)
+    if text:
+        return json.loads(text)
+    return {cell["id"]: f"no answer within {VARIANT_SECONDS} s" for cell in cells}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

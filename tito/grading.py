@@ -1,0 +1,256 @@
+"""Runs notebooks and earns their points; proves that wrong solutions lose some.
+
+Cells run as plain Python in a fresh process that sees the package of the modules before, so
+that no lesson passes with the help of its own solution.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import runpy
+import subprocess
+import symtable
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+from tito.course import Course, Module
+from tito.errors import TitoError
+from tito.export import fill_package
+from tito.notebook import graded_cells, is_exported
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+QUIET = {
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A plausible wrong solution, and the test cells that must notice it.
+
+    `code` stands in place of the solution region (of the whole cell, where it has none); `change`
+    instead turns one piece of the right cell into another.
+    """
+
+    grade_id: str
+    name: str  # the misunderstanding, in words
+    code: str = ""
+    loses: tuple[str, ...] | list[str] = ()
+    change: tuple[str, str] | None = None
+
+    def apply(self, source: str) -> str:
+        """The cell `source` with the wrong solution in it."""
+        if self.change:
+            right, wrong = self.change
+            if source.count(right) != 1:
+                raise TitoError(
+                    f"wrong solution {self.name!r}: {self.grade_id} holds {right!r} "
+                    f"{source.count(right)} times: give a piece that stands there once"
+                )
+            return source.replace(right, wrong)
+        lines = source.split("\n")
+        begins = [i for i, line in enumerate(lines) if line.strip() == BEGIN]
+        ends = [i for i, line in enumerate(lines) if line.strip() == END]
+        code = textwrap.dedent(self.code).strip("\n")
+        if not begins:
+            return code
+        if len(begins) > 1:
+            raise TitoError(
+                f"wrong solution {self.name!r}: {self.grade_id} has {len(begins)} solution "
+                "regions: say what to replace with change=(right, wrong)"
+            )
+        indent = lines[begins[0]][: len(lines[begins[0]]) - len(lines[begins[0]].lstrip())]
+        lines[begins[0] : ends[0] + 1] = textwrap.indent(code, indent).split("\n")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """What one cell did: its error in one line (empty if none), its stderr, its time."""
+
+    id: str
+    error: str
+    stderr: str
+    seconds: float
+
+
+def run_cells(
+    notebook: NotebookNode, replacements: Mapping[str, str], package: Path
+) -> dict[str, tuple[float, str | None]]:
+    """Points and error of every graded code cell, with some cells' sources replaced by grade_id.
+
+    `package` is the `tinytorch` folder that the cells import.
+    """
+    cells = _code_cells(notebook, replacements)
+    [run] = _work(cells, package)["passes"]
+    points = {cell.id: cell.metadata.nbgrader.points for cell in _tests(notebook)}
+    errors = {cell["id"]: cell["error"] or None for cell in run}
+    return {name: (0 if errors[name] else points[name], errors[name]) for name in points}
+
+
+def run_repeatedly(
+    notebook: NotebookNode, package: Path, passes: int = 1, without: Iterable[str] = ()
+) -> list[list[CellRun]]:
+    """Every code cell in order, `passes` times in one namespace; `without` can't be imported."""
+    result = _work(_code_cells(notebook, {}), package, passes=passes, without=without)
+    return [[CellRun(**cell) for cell in run] for run in result["passes"]]
+
+
+def run_wrongs(
+    notebook: NotebookNode, wrongs: Iterable[Wrong], package: Path
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Errors by test cell of the right solution, and of each wrong one by its name.
+
+    Only cells that tests need are run. The wrong ones branch off the right one's run where they
+    differ, as forks; where the system can't fork, each runs from the top.
+    """
+    cells = _code_cells(notebook, {})
+    sources = {cell["id"]: cell["source"] for cell in cells}
+    tests = [cell.id for cell in _tests(notebook)]
+    variants: list[dict[str, Any]] = []
+    kept = needed_cells(cells, tests)
+    for wrong in wrongs:
+        changed = {"id": wrong.grade_id, "source": wrong.apply(sources[wrong.grade_id])}
+        place = list(sources).index(wrong.grade_id)
+        last = max(list(sources).index(test) for test in wrong.loses)
+        needed = {cell["id"] for cell in needed_cells(cells, wrong.loses)}
+        rest = [cell for cell in cells[place + 1 : last + 1] if cell["id"] in needed]
+        variants.append({"name": wrong.name, "cell": wrong.grade_id, "cells": [changed, *rest]})
+    if hasattr(os, "fork"):
+        result = _work(kept, package, variants=variants)
+        outcomes = result["variants"]
+    else:
+        result = _work(kept, package)
+        outcomes = {}
+        for variant in variants:
+            place = [cell["id"] for cell in kept].index(variant["cell"])
+            [run] = _work(kept[:place] + variant["cells"], package)["passes"]
+            outcomes[variant["name"]] = {cell["id"]: cell["error"] for cell in run}
+    right = {cell["id"]: cell["error"] for cell in result["passes"][0] if cell["id"] in tests}
+    return right, outcomes
+
+
+def load_wrongs(path: Path) -> list[Wrong]:
+    """The list WRONG of a file tests/modules/wrong_NN_name.py."""
+    if not path.is_file():
+        raise TitoError(f"{path} is missing: every module lists its wrong solutions there")
+    return list(runpy.run_path(str(path))["WRONG"])
+
+
+def needed_cells(cells: list[dict[str, Any]], tests: Iterable[str]) -> list[dict[str, Any]]:
+    """The cells that `tests` need: all that define something exported, and of the others those
+    that define a name which a needed cell uses. Slow demonstrations fall away."""
+    tests = set(tests)
+    needed: list[dict[str, Any]] = []
+    wanted: set[str] = set()
+    for cell in reversed(cells):
+        defined, used = _names(cell["source"])
+        if cell["kept"] or cell["id"] in tests or defined & wanted:
+            needed.insert(0, cell)
+            wanted |= used
+    return needed
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The global names that a cell defines (or changes a part of), and those that it uses."""
+    try:
+        top = symtable.symtable(source, "<cell>", "exec")
+        tree = ast.parse(source)
+    except SyntaxError:
+        return set(), set()
+    symbols = top.get_symbols()
+    defined = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+    used = {s.get_name() for s in symbols if s.is_referenced()}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            base: ast.expr = node
+            while isinstance(base, ast.Attribute | ast.Subscript):
+                base = base.value
+            if isinstance(base, ast.Name):
+                defined.add(base.id)
+    scopes = list(top.get_children())
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        used |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
+    return defined, used
+
+
+def _tests(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells that earn points."""
+    return [cell for cell in graded_cells(notebook) if cell.cell_type == "code"]
+
+
+def _code_cells(notebook: NotebookNode, replacements: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The code cells as plain data for the worker, `kept` where they define the solution."""
+    unknown = set(replacements) - {cell.id for cell in notebook.cells}
+    if unknown:
+        raise TitoError(f"the notebook has no cell {', '.join(sorted(unknown))}")
+    return [
+        {
+            "id": cell.id,
+            "source": replacements.get(cell.id, cell.source),
+            "kept": is_exported(cell) or bool(cell.metadata.get("nbgrader", {}).get("solution")),
+        }
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+def _work(
+    cells: list[dict[str, Any]],
+    package: Path,
+    variants: Iterable[dict[str, Any]] = (),
+    passes: int = 1,
+    without: Iterable[str] = (),
+    timeout: float = 300,
+) -> dict[str, Any]:
+    """Let a fresh process run the cells, in an empty folder."""
+    job = {"cells": cells, "variants": [*variants], "passes": passes, "without": [*without]}
+    tito = Path(__file__).resolve().parent
+    paths = [package.resolve().parent, tito.parent]
+    environment = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    with tempfile.TemporaryDirectory(prefix="tito-cells-") as name:
+        folder = Path(name)
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (folder / "work").mkdir()
+        command = [sys.executable, "-m", "tito.cellworker", "../job.json", "../result.json"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder / "work",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise TitoError(f"the cells did not end within {timeout:.0f} s") from None
+        if not (folder / "result.json").is_file():
+            raise TitoError(f"the cells ended their process: {done.stderr.strip()[-500:]}")
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if done.stderr:  # what got past Python's sys.stderr, from a child process or from C
+        result["passes"][-1][-1]["stderr"] += done.stderr
+    return result
+
+
+def partial_package(course: Course, module: Module, folder: Path) -> Path:
+    """`folder`/tinytorch with the reference's modules before `module`, as its notebook sees it."""
+    package = folder / "tinytorch"
+    fill_package(course, package, course.before(module))
+    return package
