@@ -168,6 +168,21 @@ HOMES: dict[str, tuple[str, str]] = {
     "vjp": ("core.autograd", "05_autograd"),
     "wants_gradient": ("core.autograd", "05_autograd"),
     "without_rule": ("core.autograd", "05_autograd"),
+    "SGD": ("core.optimizers", "06_optimizers"),
+    "Adam": ("core.optimizers", "06_optimizers"),
+    "AdamW": ("core.optimizers", "06_optimizers"),
+    "Block": ("core.optimizers", "06_optimizers"),
+    "CosineSchedule": ("core.optimizers", "06_optimizers"),
+    "Lion": ("core.optimizers", "06_optimizers"),
+    "Muon": ("core.optimizers", "06_optimizers"),
+    "OneCycleSchedule": ("core.optimizers", "06_optimizers"),
+    "Optimizer": ("core.optimizers", "06_optimizers"),
+    "RMSprop": ("core.optimizers", "06_optimizers"),
+    "StepSchedule": ("core.optimizers", "06_optimizers"),
+    "WarmupSchedule": ("core.optimizers", "06_optimizers"),
+    "adam_step": ("core.optimizers", "06_optimizers"),
+    "clip_grad_norm": ("core.optimizers", "06_optimizers"),
+    "orthogonalize": ("core.optimizers", "06_optimizers"),
 }
 # the classes with a `forward` method, which tinytorch.nn offers
 LAYERS: set[str] = set()
