@@ -1,0 +1,115 @@
+"""What every benchmark shares: pinned threads, interleaved timing, a table, JSON and a check.
+
+Import this before NumPy: threads are pinned by environment variables that BLAS reads once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("OPENBLAS_CORETYPE", None)  # a pinned architecture can halve NumPy's sgemm
+THREADS = os.environ.get("TINYTORCH_BENCH_THREADS", "1")
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = THREADS
+
+from tqdm import tqdm  # noqa: E402
+
+
+def machine() -> dict[str, Any]:
+    """The facts that a figure depends on: date, CPU, versions, threads, BLAS and its architecture."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), cpu)
+    blas = [x for x in threadpool_info() if x["user_api"] == "blas"]
+    return {
+        "date": date.today().isoformat(),
+        "cpu": cpu,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "threads": int(THREADS),
+        "blas": ", ".join(f"{x['internal_api']} {x.get('architecture', '')}".strip() for x in blas),
+    }
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: noisier figures")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write the rows as JSON")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a stated limit is missed")
+    return parser.parse_args()
+
+
+@dataclass
+class Row:
+    """One comparison: the medians of each contender, and the limit that the first must keep."""
+
+    name: str
+    medians: dict[str, float]
+    limit: float | None = None  # at most this, for the ratio of the first contender to the second
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        times = list(self.medians.values())
+        return times[0] / times[1] if len(times) > 1 else None
+
+    @property
+    def missed(self) -> bool:
+        return self.limit is not None and self.ratio is not None and self.ratio > self.limit
+
+
+def interleave(
+    name: str, contenders: dict[str, Callable[[], Any]], rounds: int, repeat: int = 1
+) -> dict[str, float]:
+    """Median seconds of each contender, run in turn so that a slow moment of the machine hits all."""
+    times: dict[str, list[float]] = {who: [] for who in contenders}
+    for run in contenders.values():  # warm up
+        run()
+    for i in tqdm(range(rounds), desc=name, leave=False, file=sys.stderr):
+        order = list(contenders.items())
+        for who, run in order if i % 2 else reversed(order):
+            start = time.perf_counter()
+            for _ in range(repeat):
+                run()
+            times[who].append((time.perf_counter() - start) / repeat)
+    return {who: statistics.median(values) for who, values in times.items()}
+
+
+def report(title: str, rows: list[Row], options: argparse.Namespace) -> None:
+    """Print the table, write the JSON, and exit 1 where `--check` finds a missed limit."""
+    facts = machine()
+    print(f"\n{title}")
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    who = list(rows[0].medians)
+    width = max(len(row.name) for row in rows)
+    print(f"\n{'':{width}}  " + "  ".join(f"{w:>14}" for w in who) + "   ratio   limit")
+    for row in rows:
+        cells = "  ".join(f"{row.medians[w] * 1e6:11.1f} us" for w in who)
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        limit = "" if row.limit is None else f"{row.limit:.2f}"
+        extra = "".join(f"  {key} {value}" for key, value in row.notes.items())
+        print(f"{row.name:{width}}  {cells}  {ratio:>6}  {limit:>6}{extra}")
+    if options.json:
+        data = {"title": title, "machine": facts, "rows": [{**vars(r), "ratio": r.ratio} for r in rows]}
+        options.json.write_text(json.dumps(data, indent=2) + "\n")
+    missed = [row for row in rows if row.missed]
+    for row in missed:
+        print(f"missed: {row.name}: ratio {row.ratio:.2f}, limit {row.limit:.2f}")
+    if options.check and missed:
+        sys.exit(1)

@@ -1,0 +1,25 @@
+"""Whose `tinytorch` a notebook imports: the first cell of every lesson asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def whose_tinytorch() -> None:
+    """Print the folder of the package and, file by file, who wrote what is in it."""
+    import tinytorch
+    from tito.course import find_course
+    from tito.workspace import MARKER, Workspace
+
+    package = Path(tinytorch.__file__).parent
+    course = find_course()
+    in_workspace = (package.parent / MARKER).is_file()
+    workspace = Workspace(package.parent, course)
+    by_origin: dict[str, list[str]] = {}
+    for module in course.modules:
+        if (package / module.file).is_file():
+            origin = workspace.origin(module) if in_workspace else "reference"
+            by_origin.setdefault(origin, []).append(module.file)
+    print(f"tinytorch: {package}")
+    for origin, files in sorted(by_origin.items(), reverse=True):
+        print(f"{origin}: {', '.join(files)}")
