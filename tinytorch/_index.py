@@ -117,7 +117,27 @@ HOMES: dict[str, tuple[str, str]] = {
     "sigmoid": ("core.activations", "02_activations"),
     "silu": ("core.activations", "02_activations"),
     "softmax": ("core.activations", "02_activations"),
+    "Dropout": ("core.layers", "03_layers"),
+    "Flatten": ("core.layers", "03_layers"),
+    "HookHandle": ("core.layers", "03_layers"),
+    "Identity": ("core.layers", "03_layers"),
+    "Linear": ("core.layers", "03_layers"),
+    "Module": ("core.layers", "03_layers"),
+    "Sequential": ("core.layers", "03_layers"),
+    "adopt_parameter": ("core.layers", "03_layers"),
+    "call_with_hooks": ("core.layers", "03_layers"),
+    "is_module": ("core.layers", "03_layers"),
     "linear": ("core.layers", "03_layers"),
+    "load_state_dict": ("core.layers", "03_layers"),
+    "module_repr": ("core.layers", "03_layers"),
+    "modules_in": ("core.layers", "03_layers"),
+    "named_modules": ("core.layers", "03_layers"),
+    "named_tensors": ("core.layers", "03_layers"),
+    "set_submodule": ("core.layers", "03_layers"),
+    "slot": ("core.layers", "03_layers"),
+    "state_dict": ("core.layers", "03_layers"),
+    "summary": ("core.layers", "03_layers"),
+    "unfit": ("core.layers", "03_layers"),
     "cross_entropy": ("core.losses", "04_losses"),
     "target_weights": ("core.losses", "04_losses"),
     "LETTERS": ("core.autograd", "05_autograd"),
@@ -185,7 +205,7 @@ HOMES: dict[str, tuple[str, str]] = {
     "orthogonalize": ("core.optimizers", "06_optimizers"),
 }
 # the classes with a `forward` method, which tinytorch.nn offers
-LAYERS: set[str] = set()
+LAYERS: set[str] = {"Dropout", "Flatten", "Identity", "Linear", "Module", "Sequential"}
 
 ROOT = Path(__file__).parent
 FACADES = ("nn", "optim")
