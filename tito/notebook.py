@@ -29,7 +29,7 @@ def read_module(source: Module | Path | str) -> NotebookNode:
     if path.suffix == ".ipynb":
         notebook = read_notebook(path)
     else:
-        notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+        notebook = read_percent(path.read_text(encoding="utf-8"))
     for cell in notebook.cells:
         kept = {key: cell.metadata[key] for key in ("nbgrader", "tags") if key in cell.metadata}
         cell.metadata = nbformat.from_dict(kept)
@@ -41,6 +41,12 @@ def read_module(source: Module | Path | str) -> NotebookNode:
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def read_percent(text: str) -> NotebookNode:
+    """The notebook in a percent text; comments stay comments, even `# copy that array`."""
+    options = {"extension": ".py", "format_name": "percent", "comment_magics": False}
+    return jupytext.reads(text, fmt=options)
 
 
 def student_version(notebook: NotebookNode) -> NotebookNode:
