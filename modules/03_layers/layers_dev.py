@@ -195,7 +195,7 @@ class Module:
 
 
 # %% nbgrader={"grade": false, "grade_id": "adopt-parameter", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def adopt_parameter(module: Module, name: str, tensor: Tensor) -> None:
     """Make a Tensor that becomes an attribute trainable, like the parameter that it replaces.
 
@@ -214,7 +214,7 @@ def adopt_parameter(module: Module, name: str, tensor: Tensor) -> None:
 
 
 # %% nbgrader={"grade": false, "grade_id": "modules-in", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def is_module(value: Any) -> bool:
     """Is it a Module, or something that is called like one: an object with a `forward` method?"""
     return isinstance(value, Module) or (hasattr(type(value), "forward") and callable(value))
@@ -239,7 +239,7 @@ def modules_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "named-modules", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def named_modules(root: Module) -> list[tuple[str, Any]]:
     """A module, named "", and all below it with dotted names, each once, parents first.
 
@@ -265,17 +265,18 @@ def named_modules(root: Module) -> list[tuple[str, Any]]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "set-submodule", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| export
+#| exporti
 def set_submodule(root: Module, name: str, module: Any) -> None:
     """Put `module` in the place that `named_modules(root)` calls `name`."""
     place: Any = root
-    container, key = place, name
+    container: Any = None
+    key: Any = None
     for part in name.split("."):
-        container, key = slot(place, part)
         try:
+            container, key = slot(place, part)
             place = container[key]
-        except (KeyError, IndexError):
-            raise KeyError(f"set_submodule: {name!r} is not in {type(root).__name__}") from None
+        except (LookupError, TypeError, ValueError):
+            raise KeyError(f"set_submodule: {type(root).__name__} has no {name!r}") from None
     if not is_module(place) or isinstance(container, tuple):
         raise KeyError(f"set_submodule: {name!r} of {type(root).__name__} can't be replaced")
     container[key] = module
@@ -292,7 +293,7 @@ def slot(holder: Any, part: str) -> tuple[Any, Any]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "named-tensors", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def named_tensors(root: Module, buffers: bool) -> list[tuple[str, Tensor]]:
     """The parameters, or the buffers, of a tree by dotted name; a shared tensor comes once.
 
@@ -315,7 +316,7 @@ def named_tensors(root: Module, buffers: bool) -> list[tuple[str, Tensor]]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "state-dict", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def state_dict(module: Module) -> dict[str, Tensor]:
     """All that a model has learned, by name: tensors that share the model's memory.
 
@@ -338,7 +339,7 @@ def state_dict(module: Module) -> dict[str, Tensor]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "load-state-dict", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def load_state_dict(
     module: Module, state: Mapping[str, Any], strict: bool = True
 ) -> tuple[list[str], list[str]]:
@@ -370,7 +371,7 @@ def load_state_dict(
 
 
 # %% nbgrader={"grade": false, "grade_id": "load-state-dict-parts", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| export
+#| exporti
 def unfit(own: Mapping[str, Tensor], given: Mapping[str, np.ndarray]) -> Iterator[str]:
     """What is wrong with the arrays that are to be written into tensors of the same names."""
     for name, array in given.items():
@@ -388,7 +389,7 @@ def summary(faults: list[str], limit: int = 4) -> str:
 
 
 # %% nbgrader={"grade": false, "grade_id": "call-with-hooks", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 class HookHandle:
     """What registering a hook returns: `remove()` takes the hook away again."""
 
@@ -429,7 +430,7 @@ def call_with_hooks(module: Module, inputs: tuple, options: dict[str, Any]) -> A
 
 
 # %% nbgrader={"grade": false, "grade_id": "module-repr", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| export
+#| exporti
 def module_repr(module: Module) -> str:
     """The tree as text, one line for each child, as PyTorch prints it."""
     name, extra = type(module).__name__, module._extra_repr()
@@ -568,6 +569,9 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(self.start_dim, self.end_dim)
+
+    def _extra_repr(self) -> str:
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
 class Identity(Module):

@@ -15,29 +15,7 @@ import numpy as np
 from tinytorch.core.tensor import Tensor, generator, op, rand, writes
 
 # %% auto #0
-__all__ = [
-    "Dropout",
-    "Flatten",
-    "HookHandle",
-    "Identity",
-    "Linear",
-    "Module",
-    "Sequential",
-    "adopt_parameter",
-    "call_with_hooks",
-    "is_module",
-    "linear",
-    "load_state_dict",
-    "module_repr",
-    "modules_in",
-    "named_modules",
-    "named_tensors",
-    "set_submodule",
-    "slot",
-    "state_dict",
-    "summary",
-    "unfit",
-]
+__all__ = ["Dropout", "Flatten", "Identity", "Linear", "Module", "Sequential", "linear"]
 
 
 # %% modules/03_layers/layers_dev.py #linear
@@ -266,13 +244,14 @@ def named_modules(root: Module) -> list[tuple[str, Any]]:
 def set_submodule(root: Module, name: str, module: Any) -> None:
     """Put `module` in the place that `named_modules(root)` calls `name`."""
     place: Any = root
-    container, key = place, name
+    container: Any = None
+    key: Any = None
     for part in name.split("."):
-        container, key = slot(place, part)
         try:
+            container, key = slot(place, part)
             place = container[key]
-        except (KeyError, IndexError):
-            raise KeyError(f"set_submodule: {name!r} is not in {type(root).__name__}") from None
+        except (LookupError, TypeError, ValueError):
+            raise KeyError(f"set_submodule: {type(root).__name__} has no {name!r}") from None
     if not is_module(place) or isinstance(container, tuple):
         raise KeyError(f"set_submodule: {name!r} of {type(root).__name__} can't be replaced")
     container[key] = module
@@ -539,6 +518,9 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(self.start_dim, self.end_dim)
+
+    def _extra_repr(self) -> str:
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
 class Identity(Module):
