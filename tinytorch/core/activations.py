@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = ["gelu", "leaky_relu", "log_softmax", "relu", "sigmoid", "silu", "softmax"]
 
+
 # %% modules/02_activations/activations_dev.py #imports
 import math
 

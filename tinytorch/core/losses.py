@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = ["cross_entropy", "target_weights"]
 
+
 # %% modules/04_losses/losses_dev.py #imports
 import numpy as np
 
