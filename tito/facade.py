@@ -89,8 +89,9 @@ def _absent(name: str, module: str) -> str:
 
 
 def _unknown(package: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f": did you mean {close[0]!r}?" if close else ""
+    by_letters = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1)
+    hint = f": did you mean {by_letters[close[0]]!r}?" if close else ""
     return f"module {package!r} has no attribute {name!r}{hint}"
 
 
