@@ -110,6 +110,15 @@ HOMES: dict[str, tuple[str, str]] = {
     "writes": ("core.tensor", "01_tensor"),
     "zeros": ("core.tensor", "01_tensor"),
     "zeros_like": ("core.tensor", "01_tensor"),
+    "GELU": ("core.activations", "02_activations"),
+    "LeakyReLU": ("core.activations", "02_activations"),
+    "LogSoftmax": ("core.activations", "02_activations"),
+    "ReLU": ("core.activations", "02_activations"),
+    "SiLU": ("core.activations", "02_activations"),
+    "Sigmoid": ("core.activations", "02_activations"),
+    "Softmax": ("core.activations", "02_activations"),
+    "Stateless": ("core.activations", "02_activations"),
+    "Tanh": ("core.activations", "02_activations"),
     "gelu": ("core.activations", "02_activations"),
     "leaky_relu": ("core.activations", "02_activations"),
     "log_softmax": ("core.activations", "02_activations"),
@@ -191,7 +200,22 @@ HOMES: dict[str, tuple[str, str]] = {
     "orthogonalize": ("core.optimizers", "06_optimizers"),
 }
 # the classes with a `forward` method, which tinytorch.nn offers
-LAYERS: set[str] = {"Dropout", "Flatten", "Identity", "Linear", "Module", "Sequential"}
+LAYERS: set[str] = {
+    "Dropout",
+    "Flatten",
+    "GELU",
+    "Identity",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "Module",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+}
 
 ROOT = Path(__file__).parent
 FACADES = ("nn", "optim")
