@@ -1,0 +1,234 @@
+"""Everything that tito prints: results, progress and errors.
+
+Results go to stdout, as people read them or as JSON; the rest goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+Data = dict[str, Any]
+
+_as_json: ContextVar[bool] = ContextVar("as_json", default=False)
+_STATES = {"yours": "green", "reference": "cyan", "to do": "dim"}
+
+
+@contextmanager
+def speaking(as_json: bool) -> Iterator[None]:
+    """Within the block, results are printed as JSON if `as_json`."""
+    token = _as_json.set(as_json)
+    try:
+        yield
+    finally:
+        _as_json.reset(token)
+
+
+def show(view: Callable[[Console, Data], None], data: Data) -> None:
+    """Print a command's data, by its view or as JSON."""
+    if _as_json.get():
+        print(json.dumps(data, indent=2))
+        return
+    console = _console()
+    view(console, data)
+    for note in data.get("notes", []):
+        console.print(f"[yellow]Note[/]: {_plain(note)}", soft_wrap=True)
+
+
+def fail(error: Exception) -> None:
+    """Print what went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or 'tito'}: {error.strerror}"
+    else:
+        text = " ".join(str(error).split())
+    if _as_json.get():
+        print(json.dumps({"ok": False, "error": text}, indent=2))
+    print(text, file=sys.stderr)
+
+
+def busy(text: str) -> AbstractContextManager[Any]:
+    """Show on a terminal that something takes its time."""
+    if _as_json.get() or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def say(text: str) -> None:
+    """Tell how a long command gets on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # a pipe has no width of its own
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+
+def _plain(text: Any) -> str:
+    """Text in which square brackets mean themselves."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+# --- one view a command ---
+
+
+def setup(console: Console, data: Data) -> None:
+    if data["made"]:
+        line = f"[green]Your workspace is ready[/]: {_plain(data['workspace'])}"
+    else:
+        line = f"Nothing was missing in {_plain(data['workspace'])}."
+    console.print(line, soft_wrap=True)
+    if data["kernel"]:
+        console.print("Notebooks there open with the kernel TinyTorch, which imports your package.")
+    console.print(f"\nNext: {_plain(data['next'])}")
+
+
+def doctor(console: Console, data: Data) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("", "what", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for row in data["checks"]:
+        mark = "[green]ok[/]" if row["ok"] else "[yellow]warn[/]"
+        table.add_row(mark, row["name"], _plain(row["found"]), _plain(row["advice"]))
+    console.print(table)
+
+
+def module_list(console: Console, data: Data) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("module", "title", "gives", "time"):
+        table.add_column(heading)
+    for tier in data["tiers"]:
+        table.add_row(f"[bold]{tier['name']}[/]")
+        for row in tier["modules"]:
+            table.add_row(f"  {row['module']}", row["title"], row["export"], row["time"])
+    console.print(table)
+
+
+def module_status(console: Console, data: Data) -> None:
+    from rich.table import Table
+
+    console.print(f"{_plain(data['workspace'])}\n", soft_wrap=True)
+    table = Table(box=None, header_style="bold")
+    for heading in ("module", "file in tinytorch/", "points", "tests", ""):
+        table.add_column(heading)
+    for row in data["modules"]:
+        state = f"[{_STATES[row['state']]}]{row['state']}[/]"
+        points = "" if row["points"] is None else f"{row['points']:g}/{row['possible']:g}"
+        table.add_row(row["module"], state, points, row["tests"], row["remark"])
+    console.print(table)
+    console.print(f"\nNext: {_plain(data['next'])}")
+
+
+def module_start(console: Console, data: Data) -> None:
+    if data["made"]:
+        console.print(f"[green]Your notebook[/]: {_plain(data['notebook'])}", soft_wrap=True)
+    else:
+        console.print(
+            f"{_plain(data['notebook'])} is there already: it was left as it is.", soft_wrap=True
+        )
+    for owner, words in (("yours", "your own"), ("reference", "the reference's")):
+        folders = [each["module"] for each in data["package"] if each["state"] == owner]
+        if folders:
+            console.print(f"tinytorch/ holds {words} {', '.join(folders)}", soft_wrap=True)
+    console.print(f"\nNext: tito module view {data['number']}   (open it)")
+    console.print(f"      tito module test {data['number']}   (see which tests pass)")
+    if not data["made"]:
+        console.print(f"      tito module reset {data['number']}  (begin anew, with a backup)")
+
+
+def module_view(console: Console, data: Data) -> None:
+    console.print(f"Closed {_plain(data['notebook'])}. Next: tito module test {data['number']}")
+
+
+def module_test(console: Console, data: Data) -> None:
+    for test in data["tests"]:
+        mark = "[red]fails [/]" if test["message"] else "[green]passes[/]"
+        console.print(f"{mark} {_plain(test['name'])} [dim]({test['points']:g} points)[/]")
+        if test["message"]:
+            console.print(f"       {_plain(test['message'])}", soft_wrap=True)
+    notebook_passes = not any(test["message"] for test in data["tests"])
+    failed = [test for test in data["suite"] if test["message"]]
+    if data["suite"]:
+        passed = len(data["suite"]) - len(failed)
+        mark = "[red]fails [/]" if failed else "[green]passes[/]"
+        console.print(f"{mark} the module's suite [dim]({passed} of {len(data['suite'])} tests)[/]")
+    # before the notebook's own tests pass, these would only say the same again
+    for test in failed if notebook_passes else []:
+        console.print(f"       {_plain(test['name'])}: {_plain(test['message'])}", soft_wrap=True)
+    for error in data["errors"]:
+        console.print(
+            f"[yellow]error[/]  in cell {_plain(error['name'])}: {_plain(error['message'])}",
+            soft_wrap=True,
+        )
+    by_hand = f", and {data['by_hand']:g} that a person gives" if data["by_hand"] else ""
+    console.print(f"\n{data['points']:g} of {data['possible']:g} points{by_hand}")
+    if data["ok"] and "file" not in data:
+        console.print(f"All tests pass. Next: tito module complete {data['module'][:2]}")
+
+
+def module_complete(console: Console, data: Data) -> None:
+    module_test(console, data)
+    if not data["ok"]:
+        console.print(
+            f"[red]{data['module']} is not complete yet[/]: your package stays as it was.\n"
+            f"Mend what fails, save the notebook, and run tito module complete again."
+        )
+        return
+    console.print(f"[green]{data['module']} is complete[/]: {data['file']} is your own file now.")
+    console.print(f"Try: {_plain(data['example'])}")
+    console.print(f"\nNext: {_plain(data['next'])}")
+
+
+def module_reset(console: Console, data: Data) -> None:
+    console.print(f"{_plain(data['notebook'])} is as on the first day.", soft_wrap=True)
+    console.print(f"What you had is kept: {_plain(data['backup'])}", soft_wrap=True)
+    if data["completed"]:
+        console.print("The file that you completed stays in tinytorch/ until you complete anew.")
+
+
+def module_update(console: Console, data: Data) -> None:
+    if not data["backup"]:
+        console.print(f"{_plain(data['notebook'])} is up to date.", soft_wrap=True)
+        return
+    console.print(f"{_plain(data['notebook'])} is today's lesson now.", soft_wrap=True)
+    if data["kept"]:
+        console.print(f"Kept what you wrote: {_plain(', '.join(data['kept']))}", soft_wrap=True)
+    if data["replaced"]:
+        names = _plain(", ".join(data["replaced"]))
+        console.print(f"The lesson's again, in place of yours: {names}", soft_wrap=True)
+    console.print(f"The notebook as it was: {_plain(data['backup'])}", soft_wrap=True)
+
+
+def export(console: Console, data: Data) -> None:
+    for difference in data.get("differences", {}).values():
+        console.print(_plain(difference.rstrip("\n")), soft_wrap=True)
+    for name in data.get("changed", []):
+        console.print(f"wrote tinytorch/{name}")
+    if not data["ok"]:
+        console.print("[red]tinytorch/ is stale[/]: run tito export and commit what changes.")
+    elif not data.get("changed"):
+        console.print("tinytorch/ is up to date.")
+
+
+def check(console: Console, data: Data) -> None:
+    for step in data["steps"]:
+        mark = "[green]ok  [/]" if step["ok"] else "[red]fail[/]"
+        console.print(f"{mark} {step['name']:10} {step['seconds']:6.1f} s")

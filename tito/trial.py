@@ -1,0 +1,238 @@
+"""Trying a module: the tests in the student's notebook, then the module's pytest suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tito.course import Module
+from tito.progress import LastTest
+from tito.workspace import Workspace, code_hash, minute
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+SUITE_SECONDS = 300
+REPORT = "report.jsonl"
+_ERROR = re.compile(r"(?P<kind>\w+): (?P<text>.*?)(?: \(cell (?P<cell>\S+), line (?P<line>\d+)\))?")
+_PYTEST_INI = """\
+[pytest]
+addopts = -m "not slow" -p no:cacheprovider
+markers = slow: real kernels and other long tests
+filterwarnings = error::RuntimeWarning
+"""
+
+
+@dataclass
+class Test:
+    """One test, of the notebook or the suite; the message is empty where it passed."""
+
+    name: str
+    message: str
+    points: float = 0
+
+
+@dataclass
+class Trial:
+    """What came of trying a module."""
+
+    module: str
+    tests: list[Test]  # the notebook's
+    suite: list[Test]
+    by_hand: float  # points that a person gives
+    errors: list[Test]  # of cells that are no tests
+    text: str  # the file that the notebook exports
+    code: str  # hash of the notebook's code
+
+    @property
+    def ok(self) -> bool:
+        return not any(test.message for test in [*self.tests, *self.suite])
+
+    @property
+    def points(self) -> float:
+        return sum(test.points for test in self.tests if not test.message)
+
+    @property
+    def possible(self) -> float:
+        return sum(test.points for test in self.tests)
+
+    @property
+    def result(self) -> LastTest:
+        """The trial as the workspace remembers it."""
+        every = [*self.tests, *self.suite]
+        failed = sum(bool(test.message) for test in every)
+        now = minute(datetime.now())
+        return LastTest(now, len(every) - failed, failed, self.points, self.possible)
+
+    def data(self) -> dict[str, Any]:
+        """The trial as a command's data."""
+        return {
+            "ok": self.ok,
+            "module": self.module,
+            "points": self.points,
+            "possible": self.possible,
+            "by_hand": self.by_hand,
+            "tests": [asdict(test) for test in self.tests],
+            "suite": [asdict(test) for test in self.suite],
+            "errors": [asdict(test) for test in self.errors],
+        }
+
+
+def try_module(workspace: Workspace, module: Module) -> Trial:
+    """Run all tests of `module` on the student's notebook, beside the workspace's modules before.
+
+    Nothing of the workspace changes. TitoError if the notebook can't be exported.
+    """
+    from tito.export import export_text
+    from tito.notebook import read_module
+
+    path = workspace.existing_notebook(module)
+    lesson = read_module(module)
+    with tempfile.TemporaryDirectory(prefix="tito-trial-") as name:
+        folder = Path(name)
+        # all that follows looks at one state of the notebook, whatever is saved meanwhile
+        notebook = Path(shutil.copy(path, folder))
+        text = export_text(module, read_module(notebook), workspace.relative(path))
+        package = workspace.make_package(folder, module.number)
+        tests, errors = _try_notebook(module, read_module(notebook), lesson, package)
+        (package / module.file).write_text(text, encoding="utf-8")
+        suite = _try_suite(module, folder)
+        code = code_hash(notebook)
+    by_hand = [cell for cell in lesson.cells if _is(cell, "grade") and _is(cell, "solution")]
+    return Trial(
+        module=module.folder,
+        tests=tests,
+        suite=suite,
+        by_hand=sum(cell.metadata.nbgrader.points for cell in by_hand),
+        errors=errors,
+        text=text,
+        code=code,
+    )
+
+
+def _try_notebook(
+    module: Module, notebook: NotebookNode, lesson: NotebookNode, package: Path
+) -> tuple[list[Test], list[Test]]:
+    """The lesson's tests as they went in the notebook, and the errors of its other cells."""
+    from tito.grading import run_repeatedly
+
+    notebook.cells = [cell for cell in notebook.cells if not _is_magic(cell)]
+    [run] = run_repeatedly(notebook, package)
+    missing = f"is not in your notebook: tito module update {module.number} brings it back"
+    messages = {cell.id: _in_words(cell.error) for cell in run}
+    tests = [
+        Test(cell.id, messages.pop(cell.id, missing), cell.metadata.nbgrader.points)
+        for cell in lesson.cells
+        if _is(cell, "grade") and not _is(cell, "solution")
+    ]
+    return tests, [Test(name, message) for name, message in messages.items() if message]
+
+
+def _try_suite(module: Module, folder: Path) -> list[Test]:
+    """Run the module's pytest suite on `folder`/tinytorch; nothing else is on the way to it."""
+    if not module.suite.is_file():
+        return []
+    suites = folder / "tests" / "modules"
+    shutil.copytree(module.suite.parent, suites, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "pytest.ini").write_text(_PYTEST_INI, encoding="utf-8")
+    tito = Path(__file__).resolve().parent.parent
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(folder), str(tito)]), "MPLBACKEND": "Agg"}
+    ended = ""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "tito.trial", str(suites / module.suite.name)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SUITE_SECONDS,
+        )
+        if done.returncode:
+            ended = f"ended Python (status {done.returncode}): {done.stderr.strip()[-300:]}"
+    except subprocess.TimeoutExpired:
+        ended = f"did not end within {SUITE_SECONDS} s"
+    report = folder / REPORT
+    lines = report.read_text(encoding="utf-8").splitlines() if report.is_file() else []
+    messages = {entry["name"]: entry["message"] for entry in map(json.loads, lines)}
+    tests = [Test(name, ended if text is None else text) for name, text in messages.items()]
+    if ended and not any(test.message for test in tests):
+        tests.append(Test(module.suite.name, ended))
+    return tests
+
+
+def _is(cell: NotebookNode, kind: str) -> bool:
+    return bool(cell.metadata.get("nbgrader", {}).get(kind))
+
+
+def _is_magic(cell: NotebookNode) -> bool:
+    """Whether a cell of the student's own is for IPython, as `%timeit` and `!ls` are."""
+    own = "nbgrader" not in cell.metadata
+    return own and re.search(r"^\s*[%!]|^\s*[\w.]+\?$", cell.source, re.MULTILINE) is not None
+
+
+def _in_words(error: str) -> str:
+    """The cell worker's account of an error as a student wants to read it."""
+    found = _ERROR.fullmatch(error)
+    if not found:
+        return error
+    kind, text, cell, line = found.groups()
+    if kind == "NotImplementedError" and not text:
+        return f"{cell} is not written yet"
+    if kind == "AssertionError" and text:
+        return text
+    return f"{kind}: {text} (cell {cell}, line {line})" if cell else f"{kind}: {text}"
+
+
+class _Reporter:
+    """Notes every test as it begins and ends, so that a dead process tells where it died."""
+
+    def note(self, nodeid: str, message: str | None) -> None:
+        name = nodeid.partition("::")[2] or nodeid
+        with open(REPORT, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "message": message}) + "\n")
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.note(nodeid, None)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.note(report.nodeid, _first_line(report))
+        elif report.when == "call" or report.skipped:
+            self.note(report.nodeid, "")
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.note(report.nodeid, _first_line(report))
+
+
+def _first_line(report: Any) -> str:
+    """What a failed test says: its error's first line, or an import error's last."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = crash.message.splitlines()[:1] if crash else report.longreprtext.splitlines()[-1:]
+    return "".join(lines).removeprefix("E ").strip().removeprefix("AssertionError: ") or "failed"
+
+
+def main(suite: str) -> int:
+    """Run a suite with the package of the current folder, and no other."""
+    import pytest
+    import tinytorch
+
+    if Path(tinytorch.__path__[0]).resolve() != Path("tinytorch").resolve():
+        raise SystemExit(f"the suite would test {tinytorch.__path__[0]}, not your package")
+    return int(pytest.main([suite, "-q"], plugins=[_Reporter()]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
