@@ -121,7 +121,8 @@ def _array_difference(got: np.ndarray, expected: Any, tolerance: float, place: s
         if "float" in kinds or "complex" in kinds:
             wide = np.complex128 if "complex" in kinds else np.float64
             g, w = got.astype(wide), wanted.astype(wide)
-            right |= np.abs(g - w) <= tolerance * np.maximum(1.0, np.abs(w))
+            near = np.abs(g - w) <= tolerance * np.maximum(1.0, np.abs(w))
+            right |= near & np.isfinite(w)
             right |= np.isnan(g) & np.isnan(w)
     if right.all():
         return ""
