@@ -18,12 +18,12 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
-    "Block",
     "CosineSchedule",
     "Lion",
     "Muon",
     "OneCycleSchedule",
     "Optimizer",
+    "ParameterBlock",
     "RMSprop",
     "StepSchedule",
     "WarmupSchedule",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 # %% modules/06_optimizers/optimizers_dev.py #block
-class Block:
+class ParameterBlock:
     """Parameters of one dtype that step together, laid out in one flat array.
 
     A hundred small parameters cost one call of NumPy for each arithmetic operation, not a hundred:
@@ -80,19 +80,37 @@ class Block:
             self.state[name] = np.zeros_like(self.data)
         return self.state[name]
 
-    def without(self, missing: set[int]) -> list[Block]:
-        """This block in two: the parameters whose ids are `missing`, and the others."""
-        blocks = []
-        for wanted in (False, True):
-            kept = [p for p in self.parameters if (id(p) in missing) == wanted]
-            block = Block(kept)
-            block.step = self.step
-            for name, flat in self.state.items():
-                parts = [part for p, part in self.slots(flat) if (id(p) in missing) == wanted]
-                joined = np.concatenate([part.reshape(-1) for part in parts])
-                block.state[name] = joined if len(kept) > 1 else joined.reshape(kept[0].shape)
-            blocks.append(block)
-        return blocks
+    def state_by_parameter(self) -> list[dict[str, np.ndarray]]:
+        """The state arrays of each parameter, by name: views."""
+        states: list[dict[str, np.ndarray]] = [{} for _ in self.parameters]
+        for name, flat in self.state.items():
+            for state, (_, part) in zip(states, self.slots(flat.reshape(-1)), strict=True):
+                state[name] = part
+        return states
+
+    @classmethod
+    def restored(
+        cls, parameters: list[Tensor], step: int, states: list[dict[str, Any]]
+    ) -> ParameterBlock:
+        """A block that continues from the step count and the state arrays of its parameters."""
+        block = cls(parameters)
+        block.step = step
+        for name in states[0].keys() - {"step"}:
+            parts = [np.asarray(state[name]) for state in states]
+            flat = np.concatenate([part.reshape(-1) for part in parts]).astype(parameters[0].dtype)
+            block.state[name] = flat if len(parameters) > 1 else flat.reshape(parameters[0].shape)
+        return block
+
+    def without(self, missing: set[int]) -> list[ParameterBlock]:
+        """This block in two: the parameters whose ids are not in `missing`, and those that are."""
+        pairs = list(zip(self.parameters, self.state_by_parameter(), strict=True))
+        halves = [
+            [(p, s) for p, s in pairs if (id(p) in missing) == idle] for idle in (False, True)
+        ]
+        return [
+            ParameterBlock.restored([p for p, _ in half], self.step, [s for _, s in half])
+            for half in halves
+        ]
 
 
 # %% modules/06_optimizers/optimizers_dev.py #optimizer
@@ -111,8 +129,8 @@ class Optimizer:
     def __init__(self, parameters: Iterable[Any], **defaults: Any):
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
-        self._blocks: list[list[Block]] = []
-        given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        self._blocks: list[list[ParameterBlock]] = []
+        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if not given:
             raise ValueError(f"{type(self).__name__}: expected parameters to optimize, got none")
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
@@ -124,7 +142,9 @@ class Optimizer:
         unknown = set(group) - {"params"} - set(self.defaults)
         if unknown:
             raise ValueError(f"{name}: unknown settings {sorted(unknown)} in a group")
-        tensors = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        tensors = (
+            [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        )
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for p in tensors:
             if not isinstance(p, Tensor) or p.dtype.kind != "f" or not p.is_leaf:
@@ -138,7 +158,7 @@ class Optimizer:
         by_dtype: dict[Any, list[Tensor]] = {}
         for i, p in enumerate(tensors):
             by_dtype.setdefault(p.dtype if self.elementwise else i, []).append(p)
-        self._blocks.append([Block(members) for members in by_dtype.values()])
+        self._blocks.append([ParameterBlock(members) for members in by_dtype.values()])
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for a setting out of its range."""
@@ -179,10 +199,14 @@ class Optimizer:
                     blocks += [block, idle]
                 self._step_block(block, group)
 
-    def _step_block(self, block: Block, group: dict[str, Any]) -> None:
+    def _step_block(self, block: ParameterBlock, group: dict[str, Any]) -> None:
         block.load()
         block.step += 1
-        if not self.elementwise or block.data.size <= self.chunk or not block.data.flags.c_contiguous:
+        if (
+            not self.elementwise
+            or block.data.size <= self.chunk
+            or not block.data.flags.c_contiguous
+        ):
             self.update(block.data, block.grad, block.state_of, group, block.step)
         else:
             flat, grad = block.data.reshape(-1), block.grad.reshape(-1)
@@ -194,11 +218,13 @@ class Optimizer:
 
     def update(self, p, g, state: Callable[[str], np.ndarray], group: dict, step: int) -> None:
         """Change the array `p` in place, given its gradient `g`."""
-        raise NotImplementedError(f"{type(self).__name__} gives no update(p, g, state, group, step)")
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no update(p, g, state, group, step)"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The settings, and for each parameter (numbered in order) its step count and arrays."""
-        numbers = {}
+        numbers: dict[int, int] = {}
         groups = []
         for group in self.param_groups:
             for p in group["params"]:
@@ -208,9 +234,8 @@ class Optimizer:
         for block in (block for blocks in self._blocks for block in blocks):
             for p in block.parameters if block.step else ():
                 state[numbers[id(p)]] = {"step": block.step}
-            for name, flat in block.state.items():
-                for p, part in block.slots(flat.reshape(-1)):
-                    state[numbers[id(p)]][name] = part.copy()
+            for p, arrays in zip(block.parameters, block.state_by_parameter(), strict=True):
+                state[numbers[id(p)]] |= {name: part.copy() for name, part in arrays.items()}
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -227,25 +252,19 @@ class Optimizer:
                         f"load_state_dict: {name} of parameter {number} has shape "
                         f"{np.shape(array)}, expected {tensors[int(number)].shape}"
                     )
-        numbers = {id(p): number for number, p in enumerate(tensors)}
         entries = {int(number): entry for number, entry in saved["state"].items()}
-        for i, (group, new) in enumerate(zip(self.param_groups, saved["param_groups"], strict=True)):
+        state_of = {id(p): entries.get(number, {}) for number, p in enumerate(tensors)}
+        for i, new in enumerate(saved["param_groups"]):
+            group = self.param_groups[i]
             group.update({name: value for name, value in new.items() if name != "params"})
-            together: dict[Any, list[Tensor]] = {}
+            together: dict[Any, list[Tensor]] = {}  # what steps together: one dtype, one step count
             for p in group["params"]:
                 alone = None if self.elementwise else id(p)
-                step = entries.get(numbers[id(p)], {}).get("step", 0)
-                together.setdefault((p.dtype, step, alone), []).append(p)
-            self._blocks[i] = []
-            for (_, step, _), members in together.items():
-                block = Block(members)
-                block.step = step
-                names = entries.get(numbers[id(members[0])], {}).keys() - {"step"}
-                for name in sorted(names):
-                    parts = [np.asarray(entries[numbers[id(p)]][name], p.dtype) for p in members]
-                    joined = np.concatenate([part.reshape(-1) for part in parts])
-                    block.state[name] = joined if len(members) > 1 else joined.reshape(members[0].shape)
-                self._blocks[i].append(block)
+                together.setdefault((p.dtype, state_of[id(p)].get("step", 0), alone), []).append(p)
+            self._blocks[i] = [
+                ParameterBlock.restored(members, step, [state_of[id(p)] for p in members])
+                for (_, step, _), members in together.items()
+            ]
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={self.param_groups[0][name]}" for name in self.defaults)
@@ -305,6 +324,28 @@ class RMSprop(Optimizer):
         p -= group["lr"] * direction
 
 
+# %% modules/06_optimizers/optimizers_dev.py #adam-step
+def adam_step(p, g, mean, square, group, step) -> None:
+    """p -= lr * mean / (sqrt(square) + eps), in place, both averages corrected by 1 - beta^step.
+
+    One temporary array serves every intermediate result, so that a chunk stays in the cache.
+    """
+    beta1, beta2 = group["betas"]
+    correction1, correction2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
+    work = g - mean
+    work *= 1 - beta1
+    mean += work
+    np.multiply(g, g, out=work)
+    work *= 1 - beta2
+    square *= beta2
+    square += work
+    np.sqrt(square, out=work)
+    work += group["eps"] * correction2
+    np.divide(mean, work, out=work)
+    work *= group["lr"] * correction2 / correction1
+    p -= work
+
+
 # %% modules/06_optimizers/optimizers_dev.py #adam
 class Adam(Optimizer):
     """Momentum divided by a running root mean square, both corrected for their start at zero.
@@ -321,6 +362,7 @@ class Adam(Optimizer):
         adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
 
 
+# %% modules/06_optimizers/optimizers_dev.py #adamw
 class AdamW(Adam):
     """Adam whose weight decay shrinks the weights directly (Loshchilov and Hutter 2019)."""
 
@@ -330,20 +372,6 @@ class AdamW(Adam):
     def update(self, p, g, state, group, step):
         p *= 1 - group["lr"] * group["weight_decay"]
         adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
-
-
-def adam_step(p, g, mean, square, group, step) -> None:
-    """p -= lr * mean / (sqrt(square) + eps), in place, both averages corrected by 1 - beta^step."""
-    beta1, beta2 = group["betas"]
-    mean += (1 - beta1) * (g - mean)
-    square *= beta2
-    square += (1 - beta2) * (g * g)
-    root = np.sqrt(square)
-    root /= math.sqrt(1 - beta2**step)
-    root += group["eps"]
-    np.divide(mean, root, out=root)
-    root *= group["lr"] / (1 - beta1**step)
-    p -= root
 
 
 # %% modules/06_optimizers/optimizers_dev.py #lion
@@ -363,6 +391,22 @@ class Lion(Optimizer):
         mean += (1 - beta2) * g
 
 
+# %% modules/06_optimizers/optimizers_dev.py #orthogonalize
+def orthogonalize(matrix: np.ndarray, steps: int = 5, eps: float = 1e-7) -> np.ndarray:
+    """U V^T of the singular value decomposition U S V^T, nearly: singular values in 0.7 to 1.2.
+
+    The quintic Newton-Schulz iteration of Jordan et al. 2024: x <- a x + (b x x^T + c (x x^T)^2) x.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (np.linalg.norm(x) + eps)
+    for _ in range(steps):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x
+
+
 # %% modules/06_optimizers/optimizers_dev.py #muon
 class Muon(Optimizer):
     """Momentum whose singular values are all pushed to about 1 (Jordan et al. 2024), for matrices.
@@ -373,7 +417,9 @@ class Muon(Optimizer):
 
     elementwise = False
 
-    def __init__(self, parameters, lr=2e-2, momentum=0.95, nesterov=True, weight_decay=0.0, steps=5):
+    def __init__(
+        self, parameters, lr=2e-2, momentum=0.95, nesterov=True, weight_decay=0.0, steps=5
+    ):
         super().__init__(
             parameters,
             **{"lr": lr, "momentum": momentum, "nesterov": nesterov},
@@ -397,21 +443,6 @@ class Muon(Optimizer):
         p -= scale * orthogonalize(direction, group["steps"])
 
 
-def orthogonalize(matrix: np.ndarray, steps: int = 5, eps: float = 1e-7) -> np.ndarray:
-    """U V^T of the singular value decomposition U S V^T, nearly: singular values in 0.7 to 1.2.
-
-    The quintic Newton-Schulz iteration of Jordan et al. 2024: x <- a x + (b x x^T + c (x x^T)^2) x.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (np.linalg.norm(x) + eps)
-    for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
-
-
 # %% modules/06_optimizers/optimizers_dev.py #clip-grad-norm
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients so that together, as one vector, they are no longer than `max_norm`.
@@ -429,7 +460,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = math.sqrt(sum(float(np.vdot(g.data, g.data)) for g in gradients))
     if not math.isfinite(norm):
-        raise FloatingPointError(f"clip_grad_norm: the gradients' norm is {norm}: the loss diverged")
+        raise FloatingPointError(
+            f"clip_grad_norm: the gradients' norm is {norm}: the loss diverged"
+        )
     if norm > max_norm:
         for g in gradients:
             g.data *= max_norm / (norm + 1e-6)
@@ -437,7 +470,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     return norm
 
 
-# %% modules/06_optimizers/optimizers_dev.py #schedules
+# %% modules/06_optimizers/optimizers_dev.py #cosine-schedule
 class CosineSchedule:
     """From max_lr to min_lr in half a cosine wave (Loshchilov and Hutter 2017), then min_lr.
 
@@ -446,15 +479,16 @@ class CosineSchedule:
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
 
-    def __init__(self, max_lr: float, min_lr: float = 0.0, total_steps: int = 100):
+    def __init__(self, max_lr: float, min_lr: float = 0.0, total_steps: float = 100):
         self.max_lr, self.min_lr, self.total_steps = max_lr, min_lr, total_steps
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: float) -> float:
         progress = min(step / self.total_steps, 1.0)
         wave = (1 + math.cos(math.pi * progress)) / 2
         return self.min_lr + (self.max_lr - self.min_lr) * wave
 
 
+# %% modules/06_optimizers/optimizers_dev.py #step-schedule
 class StepSchedule:
     """lr, times gamma after every `step_size` steps.
 
@@ -469,6 +503,7 @@ class StepSchedule:
         return self.lr * self.gamma ** (step // self.step_size)
 
 
+# %% modules/06_optimizers/optimizers_dev.py #warmup-schedule
 class WarmupSchedule:
     """A straight line up to another schedule's start, then that schedule.
 
@@ -486,6 +521,7 @@ class WarmupSchedule:
         return self.schedule(step - self.warmup_steps)
 
 
+# %% modules/06_optimizers/optimizers_dev.py #one-cycle-schedule
 class OneCycleSchedule:
     """Up to max_lr in a cosine, then down to almost nothing in another (Smith 2018).
 
