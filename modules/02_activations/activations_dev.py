@@ -494,7 +494,7 @@ With $m = \max_j x_j$ no exponent is above 0, no power above 1, and the sum at l
 
 **Exercise 7 (12 points).** Write `softmax` along `axis`: every slice along that axis adds up to 1. For `(3, 4)` and `axis=0`, each of the 4 columns does; the maximum is the column's own. Worked number: scores $[0, \ln 3]$ give $[1/4, 3/4]$.
 
-<details><summary>Hint</summary>keepdims=True keeps the reduced axis, so that shapes (3, 1) and (3, 4) broadcast. `initial=-np.inf` lets np.max also take an empty axis.</details>
+<details><summary>Hint</summary>keepdims=True keeps the reduced axis, so that shapes (3, 1) and (3, 4) broadcast.</details>
 """
 
 
@@ -510,7 +510,7 @@ def softmax(x, axis=-1):
     """
     x = _floats(x)
     ### BEGIN SOLUTION
-    powers = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    powers = x - np.max(x, axis=axis, keepdims=True)
     np.exp(powers, out=powers)
     powers /= np.sum(powers, axis=axis, keepdims=True)
     return powers
@@ -581,7 +581,7 @@ def log_softmax(x, axis=-1):
     """
     x = _floats(x)
     ### BEGIN SOLUTION
-    result = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    result = x - np.max(x, axis=axis, keepdims=True)
     result -= np.log(np.sum(np.exp(result), axis=axis, keepdims=True))
     return result
     ### END SOLUTION
@@ -858,7 +858,7 @@ if plt:
 
 # %% [markdown]
 r"""
-Without a bend, width buys nothing once it reaches the 64 pixels: it is still one matrix. With a bend, each unit is a new question about the image.
+Without a bend, width buys nothing once it reaches the 64 pixels: it is still one matrix. With a bend, each unit is a new question about the image. (At width 16 the bends lose. What does relu do to half of what the first matrix found out?)
 
 The scores become probabilities by softmax. Here is the image that the relu network is least sure of. Would you have been?
 """
@@ -900,7 +900,7 @@ for name, curve in {"copy": np.copy, **curves, "softmax": softmax}.items():
 
 # %% [markdown]
 r"""
-relu is nearly a copy. gelu is not, though it is a single formula: NumPy walks over the array once for every operation in it. The next cell compares your `gelu` with the formula as it is written on paper, at several sizes.
+relu is one operation, gelu a chain of them, and NumPy walks over the whole array once for every operation. The next cell compares your `gelu` with the formula as it is written on paper, at several sizes.
 """
 
 
@@ -918,7 +918,7 @@ for size in (1_000, 10_000, 100_000, 1_000_000):
 
 # %% [markdown]
 r"""
-For small arrays what counts is the number of calls: a microsecond or so for each NumPy operation, whatever the size. In the middle all fits into the processor's cache. For large arrays each intermediate result travels to memory and back, and a new array also costs the system's work of handing out fresh pages; working in place saves that. PyTorch's `torch.nn.functional.gelu` goes further: it is one compiled loop that reads each number once, does all eight operations in registers and writes once. `torch.compile` makes such loops out of whole chains of operations.
+For small arrays what counts is the number of calls: each NumPy operation costs a microsecond or so, whatever the size. In the middle everything fits into the processor's cache. In the last line each intermediate result travels to memory and back, and every new array is work for the system that hands out the memory; how much working in place spares depends on that system, so compare the two columns. PyTorch's `torch.nn.functional.gelu` goes further: it is one compiled loop that reads each number once, does all eight operations in registers and writes once. `torch.compile` makes such loops out of whole chains of operations.
 
 ## Questions
 

@@ -120,7 +120,7 @@ def softmax(x, axis=-1):
             [1. , 0. ]])
     """
     x = _floats(x)
-    powers = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    powers = x - np.max(x, axis=axis, keepdims=True)
     np.exp(powers, out=powers)
     powers /= np.sum(powers, axis=axis, keepdims=True)
     return powers
@@ -135,7 +135,7 @@ def log_softmax(x, axis=-1):
     Tensor([-200.,    0.])
     """
     x = _floats(x)
-    result = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    result = x - np.max(x, axis=axis, keepdims=True)
     result -= np.log(np.sum(np.exp(result), axis=axis, keepdims=True))
     return result
 
