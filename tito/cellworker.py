@@ -21,7 +21,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-VARIANT_SECONDS = 30
 # `from __future__ import annotations` in one cell holds for all that follow, as in Jupyter
 future = 0
 
@@ -42,7 +41,7 @@ def main(job_path: str, result_path: str) -> None:
         for cell in job["cells"]:
             for variant in job["variants"]:
                 if variant["cell"] == cell["id"]:
-                    outcome = run_in_fork(variant["cells"], notebook)
+                    outcome = run_in_fork(variant["cells"], notebook, job["variant_seconds"])
                     results["variants"][variant["name"]] = outcome
             run.append(run_cell(cell, notebook))
         results["passes"].append(run)
@@ -76,7 +75,9 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
-def run_in_fork(cells: list[dict[str, str]], notebook: types.ModuleType) -> dict[str, str]:
+def run_in_fork(
+    cells: list[dict[str, str]], notebook: types.ModuleType, seconds: float
+) -> dict[str, str]:
     """The errors of `cells`, run from the present state on without touching it."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -88,13 +89,13 @@ def run_in_fork(cells: list[dict[str, str]], notebook: types.ModuleType) -> dict
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        if not select.select([pipe], [], [], VARIANT_SECONDS)[0]:
+        if not select.select([pipe], [], [], seconds)[0]:
             os.kill(child, signal.SIGKILL)
         text = pipe.read()
     os.waitpid(child, 0)
     if text:
         return json.loads(text)
-    return {cell["id"]: f"no answer within {VARIANT_SECONDS} s" for cell in cells}
+    return {cell["id"]: f"no answer: it crashed or took over {seconds:g} s" for cell in cells}
 
 
 if __name__ == "__main__":

@@ -110,27 +110,23 @@ def run_repeatedly(
 
 
 def run_wrongs(
-    notebook: NotebookNode, wrongs: Iterable[Wrong], package: Path
+    notebook: NotebookNode, wrongs: Iterable[Wrong], package: Path, seconds: float = 30
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Errors by test cell of the right solution, and of each wrong one by its name.
 
     Only cells that tests need are run. The wrong ones branch off the right one's run where they
-    differ, as forks; where the system can't fork, each runs from the top.
+    differ, as forks; where the system can't fork, each runs from the top. One that gives no answer
+    within `seconds` has failed its tests.
     """
     cells = _code_cells(notebook, {})
-    sources = {cell["id"]: cell["source"] for cell in cells}
     tests = [cell.id for cell in _tests(notebook)]
-    variants: list[dict[str, Any]] = []
+    variants = [_variant(wrong, cells, tests) for wrong in wrongs]
+    names = [variant["name"] for variant in variants]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise TitoError(f"two wrong solutions are called {twice.pop()!r}: rename one")
     kept = needed_cells(cells, tests)
-    for wrong in wrongs:
-        changed = {"id": wrong.grade_id, "source": wrong.apply(sources[wrong.grade_id])}
-        place = list(sources).index(wrong.grade_id)
-        last = max(list(sources).index(test) for test in wrong.loses)
-        needed = {cell["id"] for cell in needed_cells(cells, wrong.loses)}
-        rest = [cell for cell in cells[place + 1 : last + 1] if cell["id"] in needed]
-        variants.append({"name": wrong.name, "cell": wrong.grade_id, "cells": [changed, *rest]})
     if hasattr(os, "fork"):
-        result = _work(kept, package, variants=variants)
+        result = _work(kept, package, variants=variants, variant_seconds=seconds)
         outcomes = result["variants"]
     else:
         result = _work(kept, package)
@@ -141,6 +137,26 @@ def run_wrongs(
             outcomes[variant["name"]] = {cell["id"]: cell["error"] for cell in run}
     right = {cell["id"]: cell["error"] for cell in result["passes"][0] if cell["id"] in tests}
     return right, outcomes
+
+
+def _variant(wrong: Wrong, cells: list[dict[str, Any]], tests: list[str]) -> dict[str, Any]:
+    """The changed cell and those behind it that the tests in `loses` need."""
+    order = [cell["id"] for cell in cells if cell["kept"] or cell["id"] in tests]
+    if wrong.grade_id not in order:
+        raise TitoError(f"wrong solution {wrong.name!r}: no exercise is called {wrong.grade_id}")
+    behind = order[order.index(wrong.grade_id) + 1 :]
+    if not wrong.loses or not {*wrong.loses} <= {*behind} & {*tests}:
+        raise TitoError(
+            f"wrong solution {wrong.name!r}: loses={list(wrong.loses)} must name test cells "
+            f"below {wrong.grade_id}"
+        )
+    needed = needed_cells(cells, wrong.loses)
+    ids = [cell["id"] for cell in cells]
+    first = ids.index(wrong.grade_id)
+    last = max(map(ids.index, wrong.loses))
+    changed = {"id": wrong.grade_id, "source": wrong.apply(cells[first]["source"])}
+    rest = [cell for cell in cells[first + 1 : last + 1] if cell in needed]
+    return {"name": wrong.name, "cell": wrong.grade_id, "cells": [changed, *rest]}
 
 
 def load_wrongs(path: Path) -> list[Wrong]:
@@ -214,12 +230,19 @@ def _work(
     cells: list[dict[str, Any]],
     package: Path,
     variants: Iterable[dict[str, Any]] = (),
+    variant_seconds: float = 0,
     passes: int = 1,
     without: Iterable[str] = (),
     timeout: float = 300,
 ) -> dict[str, Any]:
     """Let a fresh process run the cells, in an empty folder."""
-    job = {"cells": cells, "variants": [*variants], "passes": passes, "without": [*without]}
+    job = {
+        "cells": cells,
+        "variants": [*variants],
+        "variant_seconds": variant_seconds,
+        "passes": passes,
+        "without": [*without],
+    }
     tito = Path(__file__).resolve().parent
     paths = [package.resolve().parent, tito.parent]
     environment = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
