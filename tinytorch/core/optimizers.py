@@ -232,10 +232,10 @@ class Optimizer:
             groups.append({**group, "params": [numbers[id(p)] for p in group["params"]]})
         state: dict[int, dict[str, Any]] = {}
         for block in (block for blocks in self._blocks for block in blocks):
-            for p in block.parameters if block.step else ():
-                state[numbers[id(p)]] = {"step": block.step}
             for p, arrays in zip(block.parameters, block.state_by_parameter(), strict=True):
-                state[numbers[id(p)]] |= {name: part.copy() for name, part in arrays.items()}
+                if block.step:
+                    copies = {name: part.copy() for name, part in arrays.items()}
+                    state[numbers[id(p)]] = {"step": block.step, **copies}
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
