@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import EllipsisType, MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 # %% auto #0
 __all__ = [
@@ -55,7 +58,6 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
-    "holds_float64",
     "in_place",
     "install_watcher",
     "less",
@@ -122,7 +124,8 @@ class Tensor:
     """An n-dimensional array of numbers with the operations of a neural network.
 
     `data` is copied. Python numbers and lists become float32, lists of booleans bool; arrays keep
-    their dtype, except that float64 becomes float32 unless `dtype` says otherwise.
+    their dtype, except that float64 becomes float32 unless `dtype` says otherwise. Raises TypeError
+    for what is no number, ValueError for ragged lists, OverflowError for what `dtype` can't hold.
 
     >>> x = Tensor([[1, 2, 3], [4, 5, 6]])
     >>> x.shape, x.dtype
@@ -169,20 +172,23 @@ class Tensor:
 
     # fmt: off
     def __repr__(self) -> str: return tensor_repr(self)
-    def __len__(self) -> int: return len(self.data)
-    def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
-    def __bool__(self) -> bool: return bool(self.data)
+    def __len__(self) -> int: return _length(self)
+    def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(_length(self)))
+    def __contains__(self, value) -> bool: return bool(any_(equal(self, value)))
+    def __bool__(self) -> bool: return bool(_one_number(self, "bool"))
     def __int__(self) -> int: return int(self.item())
     def __float__(self) -> float: return float(self.item())
+    def __index__(self) -> int: return operator.index(self.item())
+    def __format__(self, spec: str) -> str: return format(self.data.item() if self.ndim == 0 else repr(self), spec)
     def __array__(self, dtype=None, copy=None): return np.array(self.data, dtype=dtype, copy=copy)
     def __reduce__(self): return restore, (self.data, self.requires_grad, self.grad)
 
-    def item(self) -> Any: return self.data.item()
+    def item(self) -> Any: return _one_number(self, "item")
     def tolist(self) -> Any: return self.data.tolist()
     def numpy(self) -> np.ndarray: return self.data
     def detach(self) -> Tensor: return Tensor._wrap(self.data)
     def clone(self) -> Tensor: return copy(self)
-    def astype(self, dtype) -> Tensor: return astype(self, dtype=np.dtype(dtype))
+    def astype(self, dtype) -> Tensor: return astype(self, dtype=_number_type(dtype))
     def requires_grad_(self, flag: bool = True) -> Tensor: return set_requires_grad(self, flag)
 
     # --- arithmetic, with broadcasting on both sides ---
@@ -256,15 +262,54 @@ class Tensor:
     # --- parts of it ---
     def __getitem__(self, key): return getitem(self, key=as_index(key))
     def __setitem__(self, key, value): set_item(self, as_index(key), value)
-    def split(self, size, axis=None, dim=None) -> list[Tensor]: return split(self, size, axis=pick(axis, dim, default=0))
+    def split(self, size, axis=None, dim=None) -> list[Tensor]: return split(self, size, axis=axis, dim=dim)
     # fmt: on
+
+
+# %% modules/01_tensor/tensor_dev.py #convert
+def _number_type(dtype: Any) -> np.dtype:
+    """`dtype` as NumPy's object; TypeError unless it is floats, integers or booleans."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fiub":
+        raise TypeError(f"dtype: expected floats, integers or booleans, got {dtype}")
+    return dtype
+
+
+def _convert(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    """`array` in `dtype`; OverflowError where an integer dtype can't hold a value."""
+    if dtype.kind in "iu" and array.dtype != dtype and array.size:
+        low, high, limits = array.min(), array.max(), np.iinfo(dtype)
+        if not (limits.min <= low and high <= limits.max):
+            raise OverflowError(
+                f"{what}: values from {low} to {high} don't fit into {dtype}, "
+                f"which holds {limits.min} to {limits.max}"
+            )
+    return array.astype(dtype, copy=False)
+
+
+def _one_number(tensor: Tensor, what: str) -> Any:
+    """The only element, as a Python number."""
+    if tensor.size != 1:
+        raise ValueError(
+            f"{what}: a tensor of shape {tensor.shape} holds {tensor.size} values, not one: "
+            "index it or reduce it first (.any(), .sum(), ...)"
+        )
+    return tensor.data.item()
+
+
+def _length(tensor: Tensor) -> int:
+    """The size of the first axis."""
+    if tensor.ndim == 0:
+        raise TypeError("len: a tensor without axes is one number, it has no length")
+    return tensor.shape[0]
 
 
 # %% modules/01_tensor/tensor_dev.py #as-array
 def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     """A new array of `data` by the rules of `Tensor`: float32 unless something says otherwise.
 
-    Raises TypeError for what is not numbers, ValueError for rows of unequal length.
+    Raises TypeError for what is no number, ValueError for rows of unequal length, OverflowError
+    for values that an integer `dtype` can't hold.
 
     >>> as_array([1, 2]).dtype, as_array([True]).dtype, as_array(np.arange(3)).dtype
     (dtype('float32'), dtype('bool'), dtype('int64'))
@@ -276,20 +321,45 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     except ValueError:
         raise ValueError("Tensor: the rows of a nested list differ in length") from None
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"Tensor: expected numbers or booleans, got {array.dtype} from {data!r:.40}")
-    if dtype is not None:
-        return array.astype(dtype, copy=False)
-    from_python = not isinstance(data, np.ndarray) and array.dtype != np.bool_
-    if from_python or array.dtype == np.float64:
-        return array.astype(np.float32, copy=False)
-    return array
+        raise TypeError(f"Tensor: expected numbers or booleans, got {data!r:.60}")
+    if dtype is None:
+        keeps_its_own = isinstance(data, np.ndarray) and array.dtype != np.float64
+        dtype = array.dtype if keeps_its_own or array.dtype == np.bool_ else np.float32
+    return _convert(array, _number_type(dtype), "Tensor")
+
+
+# %% modules/01_tensor/tensor_dev.py #gradient-note
+def _gradient_note(tensor: Tensor) -> str:
+    """What a repr says about gradients: nothing where none is wanted."""
+    if tensor.node is not None:
+        return f", grad_fn=<{tensor.node.op.__name__.strip('_')}>"
+    return ", requires_grad=True" if tensor.requires_grad else ""
+
+
+# %% modules/01_tensor/tensor_dev.py #tensor-repr
+def tensor_repr(tensor: Tensor) -> str:
+    """The text that stands for a tensor, with what is out of the ordinary about it.
+
+    >>> Tensor([1, 2], requires_grad=True)
+    Tensor([1., 2.], requires_grad=True)
+    >>> Tensor([1, 2], dtype=np.int8)
+    Tensor([1, 2], dtype=int8)
+    """
+    text = np.array2string(tensor.data, separator=", ", precision=4, prefix="Tensor(")
+    if tensor.size == 0 and tensor.ndim > 1:
+        text += f", shape={tensor.shape}"
+    if tensor.dtype.name not in ("float32", "int64", "bool"):
+        text += f", dtype={tensor.dtype}"
+    return f"Tensor({text}{_gradient_note(tensor)})"
 
 
 # %% modules/01_tensor/tensor_dev.py #watchers
 Watcher = Callable[..., None]  # watcher(op, inputs, params, out), called after every operation
 
 watchers: dict[str, Watcher] = {}  # the whole process's, by name: installing again replaces
-_changes: ContextVar[Mapping[str, Watcher | None]] = ContextVar("watchers", default={})
+_changes: ContextVar[Mapping[str, Watcher | None]] = ContextVar(
+    "watchers", default=MappingProxyType({})
+)
 
 
 def install_watcher(name: str, watcher: Watcher) -> None:
@@ -305,7 +375,7 @@ def active_watchers() -> Mapping[str, Watcher | None]:
 
 @contextmanager
 def watching(name: str, watcher: Watcher | None) -> Iterator[None]:
-    """Add a watcher for the length of a `with`, in this thread only; None pauses the one of that name.
+    """Add a watcher for the length of a `with`, in this thread; None pauses the one of that name.
 
     Where such a watcher has a method `before(op, inputs, params)`, that is called first.
 
@@ -328,6 +398,7 @@ def paused(name: str):
 
 # %% modules/01_tensor/tensor_dev.py #op
 FLOAT64 = np.dtype(np.float64)
+_FLOAT16 = np.dtype(np.float16)
 
 
 def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
@@ -358,45 +429,60 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
             else:  # a NumPy scalar counts as the Python number, which bends to the arrays' dtype
                 arrays.append(x.item() if isinstance(x, np.generic) else x)
         if not tensors:
-            return call.forward(*inputs, **params)
+            return operation.forward(*inputs, **params)
         changes = _changes.get()
         if changes:
             for watcher in changes.values():
-                if hasattr(watcher, "before"):
-                    watcher.before(call, inputs, params)
+                before = getattr(watcher, "before", None)
+                if before:
+                    before(operation, inputs, params)
         try:
-            array = call.forward(*arrays, **params)
-        except (ValueError, TypeError, IndexError) as error:
-            raise type(error)(explain(call, arrays, error)) from None
+            array = operation.forward(*arrays, **params)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            raise explain(operation, arrays, error) from None
         if type(array) is not np.ndarray:
             array = np.asarray(array)
-        if array.dtype is FLOAT64 and "dtype" not in params and not holds_float64(inputs):
-            array = array.astype(np.float32)
+        dtype = array.dtype
+        if (dtype is FLOAT64 or dtype is _FLOAT16) and "dtype" not in params:
+            array = _settled(array, operation, inputs, arrays, params)
         out = Tensor._wrap(array)
         for watcher in ({**watchers, **changes} if changes else watchers).values():
             if watcher is not None:
-                watcher(call, inputs, params, out)
+                watcher(operation, inputs, params, out)
         return out
 
-    call.forward = function
-    return call
+    operation: Any = call
+    operation.forward = function
+    return operation
 
 
-def holds_float64(inputs: Sequence[Any]) -> bool:
-    """Does a tensor among `inputs` hold float64?"""
-    return any(isinstance(x, Tensor) and x.data.dtype == FLOAT64 for x in inputs)
+def _settled(array: np.ndarray, operation: Any, inputs, arrays, params) -> np.ndarray:
+    """The result in float32, where no tensor has the float64 or float16 that NumPy made of it.
+
+    Functions such as exp of int8 numbers are float16 in NumPy: too coarse, they are done again.
+    """
+    if any(isinstance(x, Tensor) and x.data.dtype == array.dtype for x in inputs):
+        return array
+    if array.dtype == FLOAT64:
+        return array.astype(np.float32)
+    wider = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in arrays]
+    return np.asarray(operation.forward(*wider, **params))
 
 
-def explain(operation: Callable, arrays: Sequence[Any], error: Exception) -> str:
-    """One line for what NumPy refused: which operation, on what, and why."""
+def explain(operation: Callable, arrays: Sequence[Any], error: Exception) -> Exception:
+    """The error in one line: which operation NumPy refused, on what, and why."""
     name, text = operation.__name__.strip("_"), str(error)
+    strangers = [x for x in arrays if isinstance(x, (str, bytes, type(None)))]
+    if isinstance(error, TypeError) and strangers:
+        text = f"expected tensors, arrays or numbers, got {strangers[0]!r:.60}"
     if "broadcast" in text:
         shapes = [x.shape for x in arrays if isinstance(x, np.ndarray)]
         try:
             broadcast_shape(*shapes)
         except ValueError as better:
             text = str(better)
-    return text if text.startswith(f"{name}: ") else f"{name}: {text}"
+    kind = TypeError if isinstance(error, TypeError) else type(error)
+    return kind(text if text.startswith(f"{name}: ") else f"{name}: {text}")
 
 
 def pick(axis: Any, dim: Any, default: Any = None) -> Any:
@@ -411,26 +497,6 @@ def one_tuple(numbers: tuple) -> tuple:
     return tuple(numbers[0]) if numbers and isinstance(numbers[0], (tuple, list)) else numbers
 
 
-# %% modules/01_tensor/tensor_dev.py #broadcast-shape
-def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that arrays of these shapes take together; ValueError where they don't fit.
-
-    Axes are counted from the right; a missing axis counts as 1, and an axis of 1 is repeated.
-
-    >>> broadcast_shape((2, 3), (3,)), broadcast_shape((4, 1), (1, 5))
-    ((2, 3), (4, 5))
-    """
-    ndim = max(map(len, shapes), default=0)
-    result = []
-    for axis in range(-ndim, 0):
-        sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
-        if len(sizes) > 1:
-            listed = " and ".join(map(str, shapes))
-            raise ValueError(f"shapes {listed} don't broadcast: axis {axis} has {sorted(sizes)}")
-        result.append(sizes.pop() if sizes else 1)
-    return tuple(result)
-
-
 # %% modules/01_tensor/tensor_dev.py #add
 @op
 def add(a, b):
@@ -442,7 +508,7 @@ def add(a, b):
     return np.add(a, b)
 
 
-# %% modules/01_tensor/tensor_dev.py #sub
+# %% modules/01_tensor/tensor_dev.py #arithmetic
 @op
 def sub(a, b):
     """a - b, element by element.
@@ -453,7 +519,6 @@ def sub(a, b):
     return np.subtract(a, b)
 
 
-# %% modules/01_tensor/tensor_dev.py #arithmetic
 @op
 def mul(a, b):
     """a * b, element by element.
@@ -476,6 +541,16 @@ def div(a, b):
 
 
 @op
+def neg(a):
+    """-a.
+
+    >>> -Tensor([1, -2])
+    Tensor([-1.,  2.])
+    """
+    return np.negative(a)
+
+
+@op
 def pow_(a, b):
     """a to the power b, element by element.
 
@@ -485,14 +560,24 @@ def pow_(a, b):
     return a**b
 
 
-@op
-def neg(a):
-    """-a.
+# %% modules/01_tensor/tensor_dev.py #broadcast-shape
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that arrays of these shapes take together; ValueError where they don't fit.
 
-    >>> -Tensor([1, -2])
-    Tensor([-1.,  2.])
+    Axes are counted from the right; a missing axis counts as 1, and an axis of 1 is repeated.
+
+    >>> broadcast_shape((2, 3), (3,)), broadcast_shape((4, 1), (1, 5))
+    ((2, 3), (4, 5))
     """
-    return np.negative(a)
+    ndim = max(map(len, shapes), default=0)
+    result = []
+    for axis in range(-ndim, 0):
+        sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
+        if len(sizes) > 1:
+            listed = " and ".join(map(str, shapes))
+            raise ValueError(f"shapes {listed} don't broadcast: axis {axis} has {sorted(sizes)}")
+        result.append(sizes.pop() if sizes else 1)
+    return tuple(result)
 
 
 # %% modules/01_tensor/tensor_dev.py #comparisons
@@ -580,9 +665,9 @@ def matmul(a, b):
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: {a.shape} @ {b.shape}: a scalar is no matrix; use * instead")
-    inner = a.shape[-1], b.shape[-2] if b.ndim > 1 else b.shape[0]
-    if inner[0] != inner[1]:
-        raise ValueError(f"matmul: {a.shape} @ {b.shape}: inner sizes {inner[0]} and {inner[1]} differ")
+    rows, columns = a.shape[-1], b.shape[-2 if b.ndim > 1 else 0]
+    if rows != columns:
+        raise ValueError(f"matmul: {a.shape} @ {b.shape}: inner sizes {rows} and {columns} differ")
     return np.matmul(a, b)
 
 
@@ -679,6 +764,17 @@ def copy(a):
     return a.copy()
 
 
+@op
+def where(condition, a, b):
+    """a where the condition holds, b elsewhere.
+
+    >>> x = Tensor([-1, 2])
+    >>> where(x > 0, x, 0)
+    Tensor([0., 2.])
+    """
+    return np.where(condition, a, b)
+
+
 # %% modules/01_tensor/tensor_dev.py #clip
 @op
 def clip(a, low=None, high=None):
@@ -694,18 +790,6 @@ def clip(a, low=None, high=None):
     return a
 
 
-# %% modules/01_tensor/tensor_dev.py #where
-@op
-def where(condition, a, b):
-    """a where the condition holds, b elsewhere.
-
-    >>> x = Tensor([-1, 2])
-    >>> where(x > 0, x, 0)
-    Tensor([0., 2.])
-    """
-    return np.where(condition, a, b)
-
-
 # %% modules/01_tensor/tensor_dev.py #reductions
 @op
 def sum_(a, axis=None, keepdims=False):
@@ -715,6 +799,16 @@ def sum_(a, axis=None, keepdims=False):
     Tensor([4., 6.])
     """
     return np.sum(a, axis=axis, keepdims=keepdims)
+
+
+@op
+def mean(a, axis=None, keepdims=False):
+    """The average of all elements, or along `axis`; nan where there are none.
+
+    >>> Tensor([[1, 2], [3, 4]]).mean(axis=1)
+    Tensor([1.5, 3.5])
+    """
+    return np.mean(a, axis=axis, keepdims=keepdims)
 
 
 @op
@@ -769,19 +863,6 @@ def cumsum(a, axis=None):
     return np.cumsum(a, axis=axis)
 
 
-# %% modules/01_tensor/tensor_dev.py #mean
-@op
-def mean(a, axis=None, keepdims=False):
-    """The average of all elements, or along `axis`.
-
-    >>> Tensor([[1, 2], [3, 4]]).mean(axis=1)
-    Tensor([1.5, 3.5])
-    """
-    total = np.sum(a, axis=axis, keepdims=keepdims)
-    count = np.size(a) / max(np.size(total), 1)
-    return total / count
-
-
 # %% modules/01_tensor/tensor_dev.py #var
 @op
 def var(a, axis=None, keepdims=False, correction=0):
@@ -790,16 +871,18 @@ def var(a, axis=None, keepdims=False, correction=0):
     >>> Tensor([1, 2, 3, 4]).var()
     Tensor(1.25)
     """
-    distance = a - mean(a, axis=axis, keepdims=True)
+    distance = a - np.mean(a, axis=axis, keepdims=True)
     total = np.sum(distance * distance, axis=axis, keepdims=keepdims)
     count = np.size(a) / max(np.size(total), 1)
-    return total / (count - correction)
+    return total / max(count - correction, 0)
 
 
 # %% modules/01_tensor/tensor_dev.py #reshape
 @op
 def reshape(a, shape):
     """The same elements, in order, in another shape; one size may be -1.
+
+    A view where the elements lie in order, else a copy.
 
     >>> Tensor([1, 2, 3, 4, 5, 6]).reshape(2, -1)
     Tensor([[1., 2., 3.],
@@ -808,7 +891,9 @@ def reshape(a, shape):
     try:
         return np.reshape(a, shape)
     except ValueError:
-        raise ValueError(f"reshape: {np.size(a)} elements of {a.shape} don't fill {shape}") from None
+        raise ValueError(
+            f"reshape: {np.size(a)} elements of {a.shape} don't fill {shape}"
+        ) from None
 
 
 @op
@@ -818,7 +903,10 @@ def permute(a, axes=None):
     >>> Tensor([[1, 2, 3]]).permute(1, 0).shape
     (3, 1)
     """
-    return np.transpose(a, axes)
+    try:
+        return np.transpose(a, axes)
+    except ValueError:
+        raise ValueError(f"permute: {axes} is no order of the {a.ndim} axes of {a.shape}") from None
 
 
 @op
@@ -851,7 +939,8 @@ def flat_shape(shape: tuple[int, ...], start_dim: int = 0, end_dim: int = -1) ->
     (8, 60)
     """
     ndim = max(len(shape), 1)
-    start, end = start_dim % ndim, end_dim % ndim
+    start = normalize_axis_index(start_dim, ndim, "flatten")
+    end = normalize_axis_index(end_dim, ndim, "flatten")
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
@@ -866,7 +955,7 @@ def squeezed_shape(shape: tuple[int, ...], axis: int | None = None) -> tuple[int
     """
     if axis is None:
         return tuple(size for size in shape if size != 1)
-    axis = range(len(shape))[axis]
+    axis = normalize_axis_index(axis, len(shape), "squeeze")
     return shape if shape[axis] != 1 else (*shape[:axis], *shape[axis + 1 :])
 
 
@@ -877,7 +966,7 @@ def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     >>> unsqueezed_shape((2, 3), 0), unsqueezed_shape((2, 3), -1)
     ((1, 2, 3), (2, 3, 1))
     """
-    axis = range(len(shape) + 1)[axis]
+    axis = normalize_axis_index(axis, len(shape) + 1, "unsqueeze")
     return (*shape[:axis], 1, *shape[axis:])
 
 
@@ -885,14 +974,18 @@ def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes asked of `expand`, with each -1 replaced by the size that is there.
 
+    Raises ValueError where that isn't the shape with axes of size 1 stretched, or added in front.
+
     >>> expanded_shape((3, 1), (2, -1, 4))
     (2, 3, 4)
     """
     missing = len(sizes) - len(shape)
-    if missing < 0 or -1 in sizes[:missing]:
-        raise ValueError(f"expand: {shape} can't become {sizes}: only axes that exist may be -1")
-    padded = (1,) * missing + tuple(shape)
-    return tuple(old if size == -1 else size for old, size in zip(padded, sizes, strict=True))
+    old = (1,) * missing + tuple(shape)
+    new = tuple(o if n == -1 else n for o, n in zip(old, sizes, strict=False))
+    fits = all(o in (1, n) for o, n in zip(old, new, strict=False))
+    if missing < 0 or -1 in sizes[:missing] or not fits:
+        raise ValueError(f"expand: {shape} can't become {sizes}: only axes of size 1 stretch")
+    return new
 
 
 # %% modules/01_tensor/tensor_dev.py #as-index
@@ -909,17 +1002,21 @@ def as_index(key: Any) -> Any:
     if isinstance(key, Tensor):
         key = key.data
     if isinstance(key, np.ndarray) and key.dtype.kind == "f":
-        whole = key.astype(np.int64)
-        if not np.array_equal(whole, key):
-            raise IndexError(f"an index must be whole numbers, got {key!r:.60}")
-        return whole
+        if not (np.isfinite(key) & (np.floor(key) == key)).all():
+            raise IndexError(f"index: expected whole numbers, got {key!r:.60}")
+        return key.astype(np.int64)
     return key
 
 
 # %% modules/01_tensor/tensor_dev.py #getitem
+_ONE_PLACE = (int, np.integer, slice, type(None), EllipsisType)  # these name no place twice
+
+
 @op
 def getitem(a, key):
     """a[key]: slices, integers, arrays of integers or booleans, None and Ellipsis.
+
+    A view where `key` holds no array or list, else a copy.
 
     >>> Tensor([[1, 2, 3], [4, 5, 6]])[:, 1]
     Tensor([2., 5.])
@@ -936,10 +1033,10 @@ def scatter_add(a, key, shape):
     """
     out = np.zeros(shape, a.dtype)
     parts = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(part, (np.ndarray, list)) for part in parts):
-        np.add.at(out, key, a)  # an array may name a place twice: both must count
-    else:
+    if all(isinstance(part, _ONE_PLACE) for part in parts):
         out[key] = a
+    else:
+        np.add.at(out, key, a)  # an array may name a place twice: both must count
     return out
 
 
@@ -968,27 +1065,34 @@ def einsum(subscripts, *arrays):
 
 
 # %% modules/01_tensor/tensor_dev.py #concat
-def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """The tensors one after the other along an axis that is there.
+def concat(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None = None) -> Tensor:
+    """The tensors one after the other along an axis (default 0) that is there.
 
     >>> concat([Tensor([[1, 2]]), Tensor([[3, 4], [5, 6]])])
     Tensor([[1., 2.],
             [3., 4.],
             [5., 6.]])
     """
-    if not tensors:
+    if len(tensors) == 0:
         raise ValueError("concat: expected at least one tensor, got none")
+    axis = normalize_axis_index(pick(axis, dim, default=0), np.ndim(tensors[0]), "concat")
+    shapes = [np.shape(tensor) for tensor in tensors]
+    others = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(others) > 1:
+        listed = " and ".join(map(str, shapes))
+        raise ValueError(f"concat: shapes {listed} differ outside axis {axis}")
     return concatenate(*tensors, axis=axis)
 
 
 # %% modules/01_tensor/tensor_dev.py #stack
-def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape side by side along a new axis.
+def stack(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None = None) -> Tensor:
+    """Tensors of one shape side by side along a new axis (default 0).
 
     >>> stack([Tensor([1, 2]), Tensor([3, 4])], axis=1)
     Tensor([[1., 3.],
             [2., 4.]])
     """
+    axis = pick(axis, dim, default=0)
     shapes = {tensor.shape for tensor in tensors}
     if len(shapes) > 1:
         raise ValueError(f"stack: expected tensors of one shape, got {sorted(shapes)}")
@@ -996,44 +1100,27 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 # %% modules/01_tensor/tensor_dev.py #split
-def split(tensor: Tensor, size: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """Pieces of `size` along an axis (the last may be shorter), or of the sizes in a list.
+def split(
+    tensor: Tensor, size: int | Sequence[int], axis: int | None = None, dim: int | None = None
+) -> list[Tensor]:
+    """Pieces of `size` along an axis (default 0), the last perhaps shorter, or of a list of sizes.
 
     >>> [piece.tolist() for piece in split(Tensor([1, 2, 3, 4, 5]), 2)]
     [[1.0, 2.0], [3.0, 4.0], [5.0]]
     """
-    axis = range(tensor.ndim)[axis]
+    axis = normalize_axis_index(pick(axis, dim, default=0), tensor.ndim, "split")
     total = tensor.shape[axis]
-    if isinstance(size, int):
+    if isinstance(size, (int, np.integer)):
         if size < 1:
             raise ValueError(f"split: size must be at least 1, got {size}")
         size = [min(size, total - start) for start in range(0, total, size)]
-    if sum(size) != total:
-        raise ValueError(f"split: sizes {list(size)} add up to {sum(size)}, axis {axis} has {total}")
+    if sum(size) != total or min(size, default=0) < 0:
+        raise ValueError(f"split: sizes {list(size)} don't add up to the {total} of axis {axis}")
     pieces, start = [], 0
     for length in size:
         pieces.append(tensor[(slice(None),) * axis + (slice(start, start + length),)])
         start += length
     return pieces
-
-
-# %% modules/01_tensor/tensor_dev.py #tensor-repr
-def tensor_repr(tensor: Tensor) -> str:
-    """The text that stands for a tensor, with what is out of the ordinary about it.
-
-    >>> Tensor([1, 2], requires_grad=True)
-    Tensor([1., 2.], requires_grad=True)
-    >>> Tensor([1, 2], dtype=np.int8)
-    Tensor([1, 2], dtype=int8)
-    """
-    text = np.array2string(tensor.data, separator=", ", precision=4, prefix="Tensor(")
-    if tensor.dtype.name not in ("float32", "int64", "bool"):
-        text += f", dtype={tensor.dtype}"
-    if tensor.node is not None:
-        text += f", grad_fn=<{tensor.node.op.__name__.strip('_')}>"
-    elif tensor.requires_grad:
-        text += ", requires_grad=True"
-    return f"Tensor({text})"
 
 
 # %% modules/01_tensor/tensor_dev.py #constructors
@@ -1208,6 +1295,9 @@ def in_place(operation: Callable, tensor: Tensor, other) -> Tensor:
 
 def set_item(tensor: Tensor, key, value) -> None:
     """tensor[key] = value: a write where nothing is recorded, else the tensor becomes a new one."""
+    array = value.data if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in ("fiub" if tensor.dtype.kind == "f" else "iub"):
+        raise TypeError(f"in-place write of {array.dtype} into a tensor of {tensor.dtype}")
     if recording(tensor, value):
         refuse_leaf(tensor, "tensor[key] = value")
         before = Tensor._wrap(tensor.data)
@@ -1217,11 +1307,8 @@ def set_item(tensor: Tensor, key, value) -> None:
         writes.add(tensor.data)  # whoever used the tensor before must not go backward through it
         tensor.node.born = writes.clock
         return
-    array = value.data if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype.kind == "f" and tensor.dtype.kind != "f":
-        raise TypeError(f"in-place write of {array.dtype} into a tensor of {tensor.dtype}")
     try:
-        tensor.data[key] = array
+        tensor.data[key] = _convert(array, tensor.dtype, "in-place write")
     except (ValueError, IndexError) as error:
         raise type(error)(f"in-place write into {tensor.shape}: {error}") from None
     writes.add(tensor.data)
