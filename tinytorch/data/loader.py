@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -59,6 +60,7 @@ __all__ = [
     "data_folder",
     "epoch_batches",
     "every_fifth",
+    "framed",
     "keyed_generator",
     "load_batch",
     "load_in_workers",
@@ -266,20 +268,20 @@ class DataLoader:
         collate_fn: Callable[[list], Any] = collate,
         multiprocessing_context: str | None = None,
     ):
-        if batch_size < 1 or num_workers < 0 or (seed or 0) < 0:
-            raise ValueError(
-                "DataLoader: expected batch_size >= 1, num_workers >= 0 and seed >= 0, "
-                f"got {batch_size}, {num_workers} and {seed}"
-            )
+        numbers = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+        numbers |= {"seed": (seed, 0)} if seed is not None else {}
+        for name, (value, least) in numbers.items():
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"DataLoader: {name} must be an int >= {least}, got {value!r}")
         if len(dataset) < (batch_size if drop_last else 1):
             what = f"with drop_last and batch_size {batch_size}" if len(dataset) else "to load"
             raise ValueError(f"DataLoader: nothing {what}: the dataset has {len(dataset)} examples")
         self.dataset = dataset
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.num_workers = num_workers
         self.drop_last = drop_last
-        self.seed = _given_or_new(seed)
+        self.seed = int(_given_or_new(seed))
         self.transform = transform
         self.collate_fn = collate_fn
         self.multiprocessing_context = multiprocessing_context
@@ -319,10 +321,9 @@ class DataLoader:
         """Go on from a `state_dict`: the next `for` begins with the batch that was next then."""
         own = self.state_dict()
         for key in own.keys() - {"seed", "epoch", "batch"}:
-            if state[key] != own[key]:
-                raise ValueError(
-                    f"DataLoader: the state was saved with {key} {state[key]}, this has {own[key]}"
-                )
+            if state.get(key) != own[key]:
+                was = state.get(key)
+                raise ValueError(f"DataLoader: the state has {key} {was}, this loader {own[key]}")
         self.seed = state["seed"]
         self.epoch, self.batch = self.start = (state["epoch"], state["batch"])
 
@@ -335,6 +336,10 @@ def _start_worker(loader: DataLoader, stop: Any) -> None:
     """Prepare a worker process."""
     _worker.update(loader=loader, stop=stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends its workers
+    with suppress(ImportError):  # the processes are the parallelism: one BLAS thread in each
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
 
@@ -481,6 +486,19 @@ class RandomHorizontalFlip(Transform):
         return image[..., ::-1] if generator.random() < self.p else image
 
 
+# %% modules/08_dataloader/dataloader_dev.py #framed
+def framed(image: np.ndarray, width: int) -> np.ndarray:
+    """The image (..., H, W) with `width` zeros on each of its four sides.
+
+    >>> framed(np.ones((1, 2)), 1).tolist()
+    [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """
+    *front, rows, columns = image.shape
+    framed = np.zeros((*front, rows + 2 * width, columns + 2 * width), image.dtype)
+    framed[..., width : width + rows, width : width + columns] = image
+    return framed
+
+
 # %% modules/08_dataloader/dataloader_dev.py #crop
 class RandomCrop(Transform):
     """A window of `size` at a random place of the image, framed by `padding` zeros on each side."""
@@ -490,8 +508,7 @@ class RandomCrop(Transform):
         self.padding = padding
 
     def apply(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        frame = [(0, 0)] * (image.ndim - 2) + [(self.padding, self.padding)] * 2
-        image = np.pad(image, frame)
+        image = framed(image, self.padding)
         room = np.subtract(image.shape[-2:], self.size)
         if (room < 0).any():
             raise ValueError(f"RandomCrop: {self.size} of {image.shape[-2:]}, padding included")
@@ -511,12 +528,12 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y, x = y - middle_y, x - middle_x
-    # one pixel of zeros all around, so that a place beyond the edge finds something to read
-    image = np.pad(image, [(0, 0)] * (image.ndim - 2) + [(1, 1)] * 2)
-    from_y = np.clip(cos * y + sin * x + middle_y + 1, 0, height + 1)
-    from_x = np.clip(cos * x - sin * y + middle_x + 1, 0, width + 1)
-    top, left = (np.minimum(from_y.astype(int), height), np.minimum(from_x.astype(int), width))
-    down, right = from_y - top, from_x - left
+    # framed, so that a place beyond the edge finds zeros to read
+    from_y = np.clip(cos * y + sin * x + middle_y + 2, 0, height + 2)
+    from_x = np.clip(cos * x - sin * y + middle_x + 2, 0, width + 2)
+    image = framed(image, 2)
+    top, left = from_y.astype(int), from_x.astype(int)
+    down, right = from_y % 1, from_x % 1
     upper = image[..., top, left] * (1 - right) + image[..., top, left + 1] * right
     lower = image[..., top + 1, left] * (1 - right) + image[..., top + 1, left + 1] * right
     return upper * (1 - down) + lower * down
