@@ -287,4 +287,4 @@ def quickstart(console: Console, data: Data) -> None:
         f"in a range of {data['output_range']:.1f}. INT8 in NumPy saves bytes, not time: "
         "NumPy has no INT8 matrix product."
     )
-    console.print("\nNext: read modules/15_quantization, or begin at the start: tito setup my-course")
+    console.print("\nNext: read modules/15_quantization, or begin: tito setup my-course")
