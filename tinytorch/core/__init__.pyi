@@ -125,7 +125,6 @@ from tinytorch.core.tensor import (
     getitem,
     greater,
     greater_equal,
-    holds_float64,
     in_place,
     install_watcher,
     less,
@@ -185,6 +184,7 @@ from tinytorch.core.tensor import (
     zeros,
     zeros_like,
 )
+from tinytorch.core.training import Callback, Checkpoint, Metric, Trainer, accuracy
 
 __all__ = [
     "FLOAT64",
@@ -193,6 +193,8 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Callback",
+    "Checkpoint",
     "CosineSchedule",
     "Dropout",
     "Flatten",
@@ -201,6 +203,7 @@ __all__ = [
     "Linear",
     "Lion",
     "LogSoftmax",
+    "Metric",
     "Module",
     "Muon",
     "Node",
@@ -217,10 +220,12 @@ __all__ = [
     "StepSchedule",
     "Tanh",
     "Tensor",
+    "Trainer",
     "WarmupSchedule",
     "Watcher",
     "WriteLog",
     "abs_",
+    "accuracy",
     "active_watchers",
     "adam_step",
     "add",
@@ -276,7 +281,6 @@ __all__ = [
     "greater",
     "greater_equal",
     "hessian",
-    "holds_float64",
     "in_place",
     "install_watcher",
     "is_grad_enabled",
