@@ -10,6 +10,7 @@ from tinytorch.core.activations import (
     Tanh,
 )
 from tinytorch.core.layers import Dropout, Flatten, Identity, Linear, Module, Sequential
+from tinytorch.optimization.quantization import QuantizedLinear
 
 __all__ = [
     "GELU",
@@ -20,6 +21,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "Module",
+    "QuantizedLinear",
     "ReLU",
     "Sequential",
     "SiLU",
