@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ class _Exported:
     classes: tuple[ast.ClassDef, ...]
 
     @classmethod
+    @lru_cache(maxsize=64)  # every partial package asks about the same files
     def of(cls, module: Module, text: str) -> _Exported:
         tree = ast.parse(text)
         assigned = {

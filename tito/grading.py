@@ -17,6 +17,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ QUIET = {
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "TQDM_DISABLE": "1",
 }
 
@@ -114,9 +114,9 @@ def run_wrongs(
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Errors by test cell of the right solution, and of each wrong one by its name.
 
-    Only cells that tests need are run. The wrong ones branch off the right one's run where they
-    differ, as forks; where the system can't fork, each runs from the top. One that gives no answer
-    within `seconds` has failed its tests.
+    Only cells that tests need are run, and without matplotlib. The wrong ones branch off the right
+    one's run where they differ, as forks; where the system can't fork, each runs from the top. One
+    that gives no answer within `seconds` has failed its tests.
     """
     cells = _code_cells(notebook, {})
     tests = [cell.id for cell in _tests(notebook)]
@@ -125,15 +125,16 @@ def run_wrongs(
     if twice := {name for name in names if names.count(name) > 1}:
         raise TitoError(f"two wrong solutions are called {twice.pop()!r}: rename one")
     kept = needed_cells(cells, tests)
+    work = partial(_work, package=package, without=["matplotlib"])
     if hasattr(os, "fork"):
-        result = _work(kept, package, variants=variants, variant_seconds=seconds)
+        result = work(kept, variants=variants, variant_seconds=seconds)
         outcomes = result["variants"]
     else:
-        result = _work(kept, package)
+        result = work(kept)
         outcomes = {}
         for variant in variants:
             place = [cell["id"] for cell in kept].index(variant["cell"])
-            [run] = _work(kept[:place] + variant["cells"], package)["passes"]
+            [run] = work(kept[:place] + variant["cells"])["passes"]
             outcomes[variant["name"]] = {cell["id"]: cell["error"] for cell in run}
     right = {cell["id"]: cell["error"] for cell in result["passes"][0] if cell["id"] in tests}
     return right, outcomes

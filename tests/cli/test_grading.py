@@ -112,14 +112,14 @@ def test_wrong_solutions_fail_the_tests_that_they_name(course, package, monkeypa
         monkeypatch.delattr(os, "fork", raising=False)
     wrongs = [
         UNCHANGED,
-        Wrong("relu", "keeps the negative", change=("max(v", "min(v"), loses=["test-relu"]),
+        Wrong("relu", "is always 1", change=("max(v, 0.0)", "1.0"), loses=["test-relu"]),
         Wrong("relu", "is right", "return Tensor([max(v, 0.0) for v in x.data])", ["test-relu"]),
         Wrong("relu", "ends the process", "import os; os._exit(1)", ["test-relu"]),
     ][: 4 if fork else 3]
     right, outcomes = run_wrongs(lesson(course), wrongs, package)
     assert right == {"test-relu": ""}
     assert "gave -0.5 at [0], expected 0.0" in outcomes["returns x unchanged"]["test-relu"]
-    assert "gave 0.0 at [1], expected 3.0" in outcomes["keeps the negative"]["test-relu"]
+    assert "gave 1.0 at [0], expected 0.0" in outcomes["is always 1"]["test-relu"]
     assert outcomes["is right"]["test-relu"] == ""
     if fork:
         assert outcomes["ends the process"]["test-relu"].startswith("no answer")
