@@ -329,12 +329,12 @@ class DataLoader:
 
 
 # %% modules/08_dataloader/dataloader_dev.py #worker
-_worker: dict[str, Any] = {}  # in a worker process: its loader, and the event that says stop
+_in_worker: dict[str, DataLoader] = {}  # a worker process keeps its loader here
 
 
-def _start_worker(loader: DataLoader, stop: Any) -> None:
+def _start_worker(loader: DataLoader) -> None:
     """Prepare a worker process."""
-    _worker.update(loader=loader, stop=stop)
+    _in_worker["loader"] = loader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends its workers
     with suppress(ImportError):  # the processes are the parallelism: one BLAS thread in each
         from threadpoolctl import threadpool_limits
@@ -352,10 +352,8 @@ def _start_worker(loader: DataLoader, stop: Any) -> None:
 
 def _load_in_worker(epoch: int, indices: np.ndarray) -> Any:
     """load_batch, in a worker process."""
-    if _worker["stop"].is_set():
-        return None
     try:
-        return load_batch(_worker["loader"], epoch, indices)
+        return load_batch(_in_worker["loader"], epoch, indices)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
@@ -395,8 +393,7 @@ def load_in_workers(loader: DataLoader, epoch: int, batches: list[np.ndarray]) -
     context = multiprocessing.get_context(loader.multiprocessing_context)
     if context.get_start_method() != "fork":
         _check_importable(loader)
-    stop = context.Event()
-    workers = ProcessPoolExecutor(loader.num_workers, context, _start_worker, (loader, stop))
+    workers = ProcessPoolExecutor(loader.num_workers, context, _start_worker, (loader,))
     try:
         waiting = iter(batches)
         running: deque = deque()
@@ -412,7 +409,6 @@ def load_in_workers(loader: DataLoader, epoch: int, batches: list[np.ndarray]) -
             'spawned) started by a script without `if __name__ == "__main__":`'
         ) from None
     finally:
-        stop.set()
         workers.shutdown(cancel_futures=True)
 
 
