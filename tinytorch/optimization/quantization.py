@@ -82,7 +82,7 @@ def quantization_parameters(
     ((0.2, -128), (1.0, 0))
     """
     lowest, highest = integer_range(bits, symmetric)
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    low, high = np.minimum(low, 0, dtype=np.float64), np.maximum(high, 0, dtype=np.float64)
     scale = np.maximum(-low, high) / highest if symmetric else (high - low) / (highest - lowest)
     scale = np.where(scale > SMALLEST_SCALE, scale, 1.0)
     zero_point = np.zeros_like(scale) if symmetric else np.rint(lowest - low / scale)
