@@ -340,13 +340,3 @@ def _write_changed(package: Path, files: Mapping[str, str]) -> list[str]:
     for file in changed:
         atomic_write(package / file, files[file])
     return changed
-
-
-if __name__ == "__main__":
-    import sys
-
-    from tito.course import find_course
-
-    course = find_course()
-    for name in export(course, [course.module(which) for which in sys.argv[1:]] or None):
-        print(f"wrote tinytorch/{name}")
