@@ -172,15 +172,15 @@ def module_test(console: Console, data: Data) -> None:
         mark = "[red]fails [/]" if failed else "[green]passes[/]"
         console.print(f"{mark} the module's suite: {passed} of {len(data['suite'])} tests")
     # while the notebook's own tests fail, the suite and the other cells mostly say it again
-    own_pass = not any(test["message"] for test in data["tests"])
+    messages = {test["message"] for test in data["tests"]}
+    own_pass = messages <= {""}
     for test in failed if own_pass else []:
         console.print(f"       {_plain(test['name'])}: {_plain(test['message'])}", soft_wrap=True)
-    errors = [error for error in data["errors"] if error["written"]]
-    for error in errors if own_pass else errors[:1]:
-        console.print(
-            f"[yellow]error [/] in the cell {_plain(error['name'])}: {_plain(error['message'])}",
-            soft_wrap=True,
-        )
+    if all(test["written"] for test in data["tests"]):
+        errors = [error for error in data["errors"] if error["message"] not in messages]
+        for error in errors if own_pass else errors[:1]:
+            place = f"in the cell {_plain(error['name'])}"
+            console.print(f"[yellow]error [/] {place}: {_plain(error['message'])}", soft_wrap=True)
     by_hand = f", and {data['by_hand']:g} for a person to give" if data["by_hand"] else ""
     console.print(f"\n{data['points']:g} of {data['possible']:g} points{by_hand}")
     if data["ok"] and "file" not in data:

@@ -39,6 +39,7 @@ class Test:
     name: str
     message: str
     points: float = 0
+    written: bool = True  # False if it failed because a solution is still the stub
 
 
 @dataclass
@@ -93,7 +94,7 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
     Nothing of the workspace changes. TitoError if the notebook can't be exported.
     """
     from tito.export import export_text
-    from tito.notebook import read_module
+    from tito.notebook import graded_cells, read_module
 
     path = workspace.existing_notebook(module)
     lesson = read_module(module)
@@ -107,7 +108,7 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
         (package / module.file).write_text(text, encoding="utf-8")
         suite = _try_suite(module, folder)
         code = code_hash(notebook)
-    by_hand = [cell for cell in lesson.cells if _is(cell, "grade") and _is(cell, "solution")]
+    by_hand = [cell for cell in graded_cells(lesson) if _is_by_hand(cell)]
     return Trial(
         module=module.folder,
         tests=tests,
@@ -124,17 +125,23 @@ def _try_notebook(
 ) -> tuple[list[Test], list[Test]]:
     """The lesson's tests as they went in the notebook, and the errors of its other cells."""
     from tito.grading import run_repeatedly
+    from tito.notebook import graded_cells
 
     notebook.cells = [cell for cell in notebook.cells if not _is_magic(cell)]
     [run] = run_repeatedly(notebook, package)
-    missing = f"is not in your notebook: tito module update {module.number} brings it back"
-    messages = {cell.id: _in_words(cell.error) for cell in run}
-    tests = [
-        Test(cell.id, messages.pop(cell.id, missing), cell.metadata.nbgrader.points)
-        for cell in lesson.cells
-        if _is(cell, "grade") and not _is(cell, "solution")
-    ]
-    return tests, [Test(name, message) for name, message in messages.items() if message]
+    errors = {cell.id: cell.error for cell in run}
+    tests = []
+    for cell in graded_cells(lesson):
+        if _is_by_hand(cell):
+            continue
+        points = cell.metadata.nbgrader.points
+        if cell.id in errors:
+            tests.append(_as_test(cell.id, errors.pop(cell.id), points))
+        else:
+            message = f"is not in your notebook: tito module update {module.number} brings it back"
+            tests.append(Test(cell.id, message, points))
+    titles = {cell.id: _title(cell) for cell in notebook.cells}
+    return tests, [_as_test(titles[name], error) for name, error in errors.items() if error]
 
 
 def _try_suite(module: Module, folder: Path) -> list[Test]:
@@ -172,8 +179,9 @@ def _try_suite(module: Module, folder: Path) -> list[Test]:
     return tests
 
 
-def _is(cell: NotebookNode, kind: str) -> bool:
-    return bool(cell.metadata.get("nbgrader", {}).get(kind))
+def _is_by_hand(cell: NotebookNode) -> bool:
+    """Whether a person gives the points of a graded cell: it holds an answer, not a test."""
+    return cell.metadata.nbgrader.solution
 
 
 def _is_magic(cell: NotebookNode) -> bool:
@@ -182,17 +190,25 @@ def _is_magic(cell: NotebookNode) -> bool:
     return own and re.search(r"^\s*[%!]|^\s*[\w.]+\?$", cell.source, re.MULTILINE) is not None
 
 
-def _in_words(error: str) -> str:
-    """The cell worker's account of an error as a student wants to read it."""
+def _title(cell: NotebookNode) -> str:
+    """How a student finds a cell: by its name, else by its first line of code."""
+    lines = [line for line in cell.source.splitlines() if line and not line.startswith("#")]
+    first = f"`{lines[0][:50]}`" if lines else cell.id
+    return cell.metadata.get("nbgrader", {}).get("grade_id", first)
+
+
+def _as_test(name: str, error: str, points: float = 0) -> Test:
+    """The cell worker's account of an error, in the words that a student wants to read."""
     found = _ERROR.fullmatch(error)
     if not found:
-        return error
+        return Test(name, error, points)
     kind, text, cell, line = found.groups()
     if kind == "NotImplementedError" and not text:
-        return f"{cell} is not written yet"
+        return Test(name, f"{cell} is not written yet", points, written=False)
     if kind == "AssertionError" and text:
-        return text
-    return f"{kind}: {text} (cell {cell}, line {line})" if cell else f"{kind}: {text}"
+        return Test(name, text, points)
+    place = f" (cell {cell}, line {line})" if cell else ""
+    return Test(name, f"{kind}: {text}{place}", points)
 
 
 class _Reporter:
@@ -227,6 +243,7 @@ def _first_line(report: Any) -> str:
 def main(suite: str) -> int:
     """Run a suite with the package of the current folder, and no other."""
     import pytest
+
     import tinytorch
 
     if Path(tinytorch.__path__[0]).resolve() != Path("tinytorch").resolve():

@@ -8,9 +8,9 @@
       .tito/backups/       whatever tito replaced, by date
       .tito/progress.json  when, how many points, and which module tinytorch/ reaches
 
-tinytorch/ follows from the rest: up to the module that was reached it holds the student's file where
-there is one, else the reference's. A module is completed when its file stands in `completed`, put
-there in one step; what else a command does can be done again, so a kill leaves nothing half true.
+tinytorch/ follows from the rest: up to the module reached it holds the student's file where there
+is one, else the reference's. A module is completed when its file stands in completed/, put there in
+one step; what else a command does can be done again, so that a kill leaves nothing half true.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def command(show: Callable[[Any, Data], None]) -> Callable[[Callable[..., Data]]
                 raise SystemExit(1)
 
         json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
-        return click.command(context_settings=SETTINGS)(json_option(run))
+        sentence = (function.__doc__ or "").partition("\n")[0]
+        make = click.command(context_settings=SETTINGS, short_help=sentence)
+        return make(json_option(run))
 
     return decorate
 

@@ -46,7 +46,7 @@ LONG = ("slow", "reference")
 @click.argument("steps", nargs=-1, metavar="[STEP ...]", type=click.Choice(list(STEPS)))
 @click.option("--all", "everything", is_flag=True, help="Run the steps slow and reference too.")
 def check(steps: tuple[str, ...], everything: bool) -> Data:
-    """Check a checkout as CI does, fast steps first; stop where one fails.
+    """Check a checkout as CI does, up to the first step that fails.
 
     \b
     The steps:

@@ -8,7 +8,9 @@ from tito.commands import Data, command
 
 @command(output.doctor)
 def doctor() -> Data:
-    """Look over Python, packages, kernel, workspace and data, and say what to do.
+    """Look over your installation and say what to mend.
+
+    Python, packages, NumPy's BLAS, the kernel, the workspace, and the folder for data.
 
     \b
     Example:  tito doctor

@@ -13,7 +13,7 @@ from tito.errors import TitoError
 @click.argument("modules", nargs=-1, metavar="[NN ...]")
 @click.option("--check", "only_check", is_flag=True, help="Compare and write nothing.")
 def export(modules: tuple[str, ...], only_check: bool) -> Data:
-    """Write tinytorch/ from modules/, all of it or the modules NN.
+    """Write tinytorch/ from modules/, all of it or modules NN.
 
     This is for people who write the course, in its checkout. As a student you run tito module
     complete NN in your workspace.
@@ -22,6 +22,9 @@ def export(modules: tuple[str, ...], only_check: bool) -> Data:
     Example:  tito export 02
               tito export --check
     """
+    if only_check and modules:
+        raise click.UsageError("--check looks at the whole package: leave the modules out")
+
     from tito.course import find_course
 
     course = find_course()
@@ -31,8 +34,6 @@ def export(modules: tuple[str, ...], only_check: bool) -> Data:
             "in your workspace run tito module complete NN"
         )
     chosen = [course.module(which) for which in modules] or None
-    if only_check and chosen:
-        raise click.UsageError("--check looks at the whole package: leave the modules out")
 
     from tito import export as exporter
 

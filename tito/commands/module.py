@@ -60,7 +60,7 @@ def _here(which: str) -> tuple[Workspace, Module]:
 
 @command(output.module_list)
 def list_() -> Data:
-    """List the modules that exist, by tier, with the file each gives and the time it takes.
+    """List the modules, with what each gives and the time it takes.
 
     \b
     Example:  tito module list
@@ -79,7 +79,7 @@ def list_() -> Data:
 
 def _listed(module: Module) -> Data:
     opening = module.source.read_text(encoding="utf-8")[:4000]
-    time = re.search(r"(\d+(?:\s?(?:-|–|to)\s?\d+)?) hours", opening)
+    time = re.search(r"\d+(?:\s?(?:-|to)\s?\d+)? hours", opening)
     return {
         "module": module.folder,
         "title": module.title,
@@ -90,7 +90,9 @@ def _listed(module: Module) -> Data:
 
 @command(output.module_status)
 def status_() -> Data:
-    """Show how far you are: whose file tinytorch/ holds of each module, points and tests.
+    """Show how far you are, module by module.
+
+    Whose file tinytorch/ holds of each (yours or the reference's), points, and tests passed.
 
     \b
     Example:  tito module status
@@ -143,10 +145,10 @@ def _next(workspace: Workspace, module: Module) -> str:
 @command(output.module_start)
 @which_argument
 def start_(which: str) -> Data:
-    """Begin module NN: write its notebook and fill tinytorch/ with the modules before it.
+    """Begin module NN: get its notebook.
 
-    Of those, the ones that you completed are your own; the reference stands in for the others.
-    A notebook that is there already is left as it is.
+    tinytorch/ is filled with the modules before it: your own file of each that you completed, the
+    reference's of the others. A notebook that is there already is left as it is.
 
     \b
     Example:  tito module start 02
@@ -207,10 +209,10 @@ def view_(which: str) -> Data:
 @command(output.module_test)
 @which_argument
 def test_(which: str) -> Data:
-    """Run the tests of module NN on your notebook: its own, then the module's pytest suite.
+    """Run the tests of module NN on your notebook.
 
-    Save the notebook first. They see your tinytorch with the modules before NN, as the notebook
-    does; your files stay as they are.
+    First those in the notebook, then the module's pytest suite on the file that it would give.
+    Save the notebook before. Nothing of yours is changed.
 
     \b
     Example:  tito module test 02
@@ -222,9 +224,9 @@ def test_(which: str) -> Data:
 @command(output.module_complete)
 @which_argument
 def complete_(which: str) -> Data:
-    """Test module NN and, if all passes, make your file of it part of your package.
+    """Test module NN and add your file of it to your package.
 
-    Otherwise the package stays as it was, and you are told which test fails and why.
+    If a test fails, the package stays as it was, and you are told which test fails and why.
 
     \b
     Example:  tito module complete 02
@@ -265,7 +267,9 @@ def _public_names(text: str) -> list[str]:
 @command(output.module_reset)
 @which_argument
 def reset_(which: str) -> Data:
-    """Begin the notebook of module NN anew; the one that you have is kept as a dated backup.
+    """Begin the notebook of module NN anew.
+
+    The one that you have is kept as a dated backup.
 
     \b
     Example:  tito module reset 02
@@ -285,7 +289,7 @@ def reset_(which: str) -> Data:
 @command(output.module_update)
 @which_argument
 def update_(which: str) -> Data:
-    """Bring the notebook of module NN to today's lesson and keep what you wrote.
+    """Bring the notebook of module NN to today's lesson.
 
     Texts and tests become the newer ones; your solutions and your own cells stay. The notebook as
     it was is kept as a dated backup.

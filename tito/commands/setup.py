@@ -13,7 +13,7 @@ from tito.commands import Data, command
 @command(output.setup)
 @click.argument("folder", default=".", metavar="[DIR]", type=click.Path(path_type=Path))
 def setup(folder: Path) -> Data:
-    """Make the folder DIR a workspace, for your notebooks and your package.
+    """Make the folder DIR your workspace (without DIR: this folder).
 
     It gets modules/ (your notebooks), tinytorch/ (the package that you write, empty at first) and
     tito.toml; Jupyter gets the kernel TinyTorch. Run it again to complete a workspace: nothing is
