@@ -377,7 +377,7 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-as-array", "points": 8, "solution": false}
+# %% nbgrader={"grade": true, "grade_id": "test-as-array", "points": 9, "solution": false}
 def test_as_array():
     check(as_array([[1, 2], [3, 4]]), np.array([[1.0, 2.0], [3.0, 4.0]]), "lists become floats")
     check(as_array([1, 2]).dtype, np.float32, "numbers from Python become float32")
@@ -1476,7 +1476,7 @@ test_strides_of()
 
 # %% [markdown]
 r"""
-The four operations that change how memory is read are given; the rest of this section reduces other wishes to a plain `reshape`, by working out the shape.
+Four operations change how memory is read; they are given, and so is what `expand` needs. You reduce the other wishes to a plain `reshape`, by working out the shape.
 """
 
 
@@ -1535,6 +1535,23 @@ def broadcast_to(a, shape):
     return np.broadcast_to(a, shape)
 
 
+def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes asked of `expand`, with each -1 replaced by the size that is there.
+
+    Raises ValueError where that isn't the shape with axes of size 1 stretched, or added in front.
+
+    >>> expanded_shape((3, 1), (2, -1, 4))
+    (2, 3, 4)
+    """
+    missing = len(sizes) - len(shape)
+    old = (1,) * missing + tuple(shape)
+    new = tuple(o if n == -1 else n for o, n in zip(old, sizes, strict=False))
+    fits = all(o in (1, n) for o, n in zip(old, new, strict=False))
+    if missing < 0 or -1 in sizes[:missing] or not fits:
+        raise ValueError(f"expand: {shape} can't become {sizes}: only axes of size 1 stretch")
+    return new
+
+
 # %% [markdown]
 r"""
 Axes may be counted from the end: -1 is the last. `normalize_axis_index(axis, ndim, "flatten")` of NumPy turns -1 into `ndim - 1`, and an axis that isn't there into an error that begins with
@@ -1589,11 +1606,12 @@ test_flat_shape()
 
 # %% [markdown]
 r"""
-### Exercise: `squeezed_shape`
+### Exercise: `squeezed_shape` and `unsqueezed_shape`
 
-`x.squeeze()` drops every axis of size 1. `x.squeeze(axis)` drops that one if its size is 1, and else does nothing.
+`x.squeeze()` drops every axis of size 1. `x.squeeze(axis)` drops that one if its size is 1, and else does nothing. `x.unsqueeze(axis)` is the opposite: it puts in an axis of size 1, so that it is
+axis `axis` **of the result**. How many axes does that result have, and so how far may `axis` go?
 
-Worked: `(1, 3, 1)` becomes `(3,)`; for axis -1 it becomes `(1, 3)`; for axis 1, whose size is 3, it stays.
+Worked: `(1, 3, 1)` squeezed is `(3,)`; only axis -1 squeezed, `(1, 3)`; axis 1, whose size is 3, stays. `(2, 3)` unsqueezed is `(1, 2, 3)` for axis 0 and `(2, 3, 1)` for axis -1.
 """
 
 
@@ -1613,33 +1631,6 @@ def squeezed_shape(shape: tuple[int, ...], axis: int | None = None) -> tuple[int
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-squeezed-shape", "points": 4, "solution": false}
-def test_squeezed_shape():
-    check(squeezed_shape((1, 3, 1)), (3,), "every axis of size 1 goes")
-    check(squeezed_shape((1, 3, 1), -1), (1, 3), "only the last axis goes")
-    check(squeezed_shape((1, 3, 1), 1), (1, 3, 1), "an axis of size 3 stays")
-    ### BEGIN HIDDEN TESTS
-    check(squeezed_shape((1, 3, 1), 0), (3, 1), "axis 0 is an axis, not `no axis`: test for None")
-    check(squeezed_shape((0, 1)), (0,), "0 is no 1")
-    with check_raises(IndexError, "squeeze: axis 3", "there is no axis 3"):
-        squeezed_shape((1, 3, 1), 3)
-    ### END HIDDEN TESTS
-
-
-test_squeezed_shape()
-
-# %% [markdown]
-r"""
-### Exercise: `unsqueezed_shape`
-
-The opposite: `x.unsqueeze(axis)` puts in an axis of size 1, so that it is axis `axis` **of the result**.
-
-Worked: `(2, 3)` becomes `(1, 2, 3)` for axis 0 and `(2, 3, 1)` for axis -1. How many axes does the result have, and so how far may `axis` go?
-"""
-
-
-# %% nbgrader={"grade": false, "grade_id": "unsqueezed-shape", "solution": true}
-#| export
 def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """The shape with an axis of size 1 put in, so that it is axis `axis` of the result.
 
@@ -1652,11 +1643,18 @@ def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-unsqueezed-shape", "points": 4, "solution": false}
-def test_unsqueezed_shape():
+# %% nbgrader={"grade": true, "grade_id": "test-squeezed-shape", "points": 8, "solution": false}
+def test_squeezed_shape():
+    check(squeezed_shape((1, 3, 1)), (3,), "every axis of size 1 goes")
+    check(squeezed_shape((1, 3, 1), -1), (1, 3), "only the last axis goes")
+    check(squeezed_shape((1, 3, 1), 1), (1, 3, 1), "an axis of size 3 stays")
     check(unsqueezed_shape((2, 3), 0), (1, 2, 3), "the 1 comes first")
     check(unsqueezed_shape((2, 3), -1), (2, 3, 1), "-1 is the last axis of the result")
     ### BEGIN HIDDEN TESTS
+    check(squeezed_shape((1, 3, 1), 0), (3, 1), "axis 0 is an axis, not `no axis`: test for None")
+    check(squeezed_shape((0, 1)), (0,), "0 is no 1")
+    with check_raises(IndexError, "squeeze: axis 3", "there is no axis 3"):
+        squeezed_shape((1, 3, 1), 3)
     check(unsqueezed_shape((2, 3), 2), (2, 3, 1), "the result has three axes: 2 is its last")
     check(unsqueezed_shape((2, 3), -3), (1, 2, 3), "-3 is the first axis of the result")
     check(unsqueezed_shape((), 0), (1,), "a number gets its first axis")
@@ -1665,60 +1663,7 @@ def test_unsqueezed_shape():
     ### END HIDDEN TESTS
 
 
-test_unsqueezed_shape()
-
-# %% [markdown]
-r"""
-### Exercise: `expanded_shape`
-
-`x.expand(2, -1, 4)` stretches axes of size 1, as broadcasting would, and may add axes on the left; -1 means "as it is". Return the sizes with each -1 replaced. Raise a `ValueError` that holds
-`(3, 1) can't become (3, 5, 2)` (whatever the two are) where
-
-- there are fewer sizes than axes, or a -1 stands for an axis that doesn't exist;
-- a size differs from that of an axis which isn't 1.
-
-Worked: shape `(3, 1)` and sizes `(2, -1, 4)`: pad the shape on the left to `(1, 3, 1)`, then go through both side by side: `(2, 3, 4)`.
-"""
-
-
-# %% nbgrader={"grade": false, "grade_id": "expanded-shape", "solution": true}
-#| export
-def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes asked of `expand`, with each -1 replaced by the size that is there.
-
-    Raises ValueError where that isn't the shape with axes of size 1 stretched, or added in front.
-
-    >>> expanded_shape((3, 1), (2, -1, 4))
-    (2, 3, 4)
-    """
-    ### BEGIN SOLUTION
-    missing = len(sizes) - len(shape)
-    old = (1,) * missing + tuple(shape)
-    new = tuple(o if n == -1 else n for o, n in zip(old, sizes, strict=False))
-    fits = all(o in (1, n) for o, n in zip(old, new, strict=False))
-    if missing < 0 or -1 in sizes[:missing] or not fits:
-        raise ValueError(f"expand: {shape} can't become {sizes}: only axes of size 1 stretch")
-    return new
-    ### END SOLUTION
-
-
-# %% nbgrader={"grade": true, "grade_id": "test-expanded-shape", "points": 4, "solution": false}
-def test_expanded_shape():
-    check(expanded_shape((3, 1), (3, 4)), (3, 4), "the axis of 1 is stretched to 4")
-    check(expanded_shape((3, 1), (2, -1, 4)), (2, 3, 4), "-1 keeps the 3, the 2 is new")
-    with check_raises(ValueError, "(3, 1) can't become (5, 1)", "a 3 doesn't stretch"):
-        expanded_shape((3, 1), (5, 1))
-    ### BEGIN HIDDEN TESTS
-    check(expanded_shape((), (2, 3)), (2, 3), "a number may fill any shape")
-    check(expanded_shape((1, 1), (-1, 0)), (1, 0), "a 1 is stretched to 0, too")
-    with check_raises(ValueError, "(3,) can't become (-1, 3)", "no old axis stands for this -1"):
-        expanded_shape((3,), (-1, 3))
-    with check_raises(ValueError, "(2, 3) can't become (3,)", "expand never drops an axis"):
-        expanded_shape((2, 3), (3,))
-    ### END HIDDEN TESTS
-
-
-test_expanded_shape()
+test_squeezed_shape()
 
 # %% [markdown]
 r"""
@@ -1866,18 +1811,22 @@ print(scatter_add(Tensor([1, 1, 1, 1]), key=labels, shape=(3,)))
 
 # %% [markdown]
 r"""
-### Exercise: `concat`
+### Exercise: `concat` and `stack`
 
-Glue tensors together **along an axis that is there**: the sizes along it add up, all others must agree. The operation `concatenate(*tensors, axis=axis)` does it; you keep out what won't fit:
+`concat` glues tensors together **along an axis that is there**: the sizes along it add up, all others must agree. The operation `concatenate(*tensors, axis=axis)` does it; you keep out what won't fit,
+with a `ValueError`:
 
-- no tensors at all: `ValueError`, `concat: expected at least one tensor, got none`;
-- shapes that differ outside the axis, or in the number of axes: `ValueError`, `concat: shapes (2, 2) and (3, 3) differ outside axis 0`.
+- no tensors at all: `concat: expected at least one tensor, got none`;
+- shapes that differ outside the axis, or in the number of axes: `concat: shapes (2, 2) and (3, 3) differ outside axis 0`.
 
-`pick(axis, dim, default=0)` gives the axis under whichever of its two names it came.
+`stack` puts tensors of **one** shape side by side along a **new** axis: give each of them that axis with `unsqueeze`, then `concat`. Differing shapes raise a `ValueError` that says
+`expected tensors of one shape`.
 
-Worked: `(2, 3)` and `(4, 3)` along axis 0 make `(6, 3)`.
+In both, `pick(axis, dim, default=0)` gives the axis under whichever of its two names it came.
 
-<details><summary>Hint</summary>Drop the axis from each shape and collect what is left in a set: more than one is too many. normalize_axis_index knows which axis -1 is.</details>
+Worked: `(2, 3)` and `(4, 3)` concatenated along axis 0 make `(6, 3)`. `stack([Tensor([1, 2]), Tensor([3, 4])])` is `[[1, 2], [3, 4]]`; with `axis=1` the two become columns.
+
+<details><summary>Hint</summary>For concat, drop the axis from each shape and collect what is left in a set: more than one is too many. normalize_axis_index knows which axis -1 is.</details>
 """
 
 
@@ -1904,7 +1853,23 @@ def concat(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None =
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-concat", "points": 4, "solution": false}
+def stack(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None = None) -> Tensor:
+    """Tensors of one shape side by side along a new axis (default 0).
+
+    >>> stack([Tensor([1, 2]), Tensor([3, 4])], axis=1)
+    Tensor([[1., 3.],
+            [2., 4.]])
+    """
+    ### BEGIN SOLUTION
+    axis = pick(axis, dim, default=0)
+    shapes = {tensor.shape for tensor in tensors}
+    if len(shapes) > 1:
+        raise ValueError(f"stack: expected tensors of one shape, got {sorted(shapes)}")
+    return concat([tensor.unsqueeze(axis) for tensor in tensors], axis)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-concat", "points": 5, "solution": false}
 def test_concat():
     a, b = Tensor([[1, 2]]), Tensor([[3, 4], [5, 6]])
     check(concat([a, b]), [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "rows below rows")
@@ -1923,34 +1888,6 @@ def test_concat():
 
 
 test_concat()
-
-# %% [markdown]
-r"""
-### Exercise: `stack`
-
-Put tensors of **one** shape side by side along a **new** axis. You have all the pieces: give each tensor the new axis with `unsqueeze`, then `concat`. Differing shapes raise a `ValueError` that
-says `expected tensors of one shape`.
-
-Worked: `stack([Tensor([1, 2]), Tensor([3, 4])])` is `[[1, 2], [3, 4]]`; with `axis=1` the two become columns.
-"""
-
-
-# %% nbgrader={"grade": false, "grade_id": "stack", "solution": true}
-#| export
-def stack(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None = None) -> Tensor:
-    """Tensors of one shape side by side along a new axis (default 0).
-
-    >>> stack([Tensor([1, 2]), Tensor([3, 4])], axis=1)
-    Tensor([[1., 3.],
-            [2., 4.]])
-    """
-    ### BEGIN SOLUTION
-    axis = pick(axis, dim, default=0)
-    shapes = {tensor.shape for tensor in tensors}
-    if len(shapes) > 1:
-        raise ValueError(f"stack: expected tensors of one shape, got {sorted(shapes)}")
-    return concat([tensor.unsqueeze(axis) for tensor in tensors], axis)
-    ### END SOLUTION
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-stack", "points": 4, "solution": false}
@@ -2347,7 +2284,7 @@ def squared_distances(points, centres):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-squared-distances", "points": 5, "solution": false}
+# %% nbgrader={"grade": true, "grade_id": "test-squared-distances", "points": 7, "solution": false}
 def test_squared_distances():
     corners = Tensor([[0, 0], [3, 4]])
     check(squared_distances(corners, Tensor([[0, 0]])), [[0.0], [25.0]], "3 * 3 + 4 * 4 = 25")
@@ -2403,7 +2340,7 @@ if plt:
 
 # %% [markdown]
 r"""
-The curve flattens: more images make better averages, but an average stays an average. Some threes simply look more like the mean nine. That is as far as one tensor of means can go.
+The curve flattens: more images make better averages, but an average stays an average. Some digits look more like the mean of another, as the one drawn above does. That is as far as one tensor of means can go.
 
 ## 13. What it costs
 
@@ -2425,7 +2362,7 @@ print("elements    array us   tensor us   ratio")
 for size in sizes:
     array = np.ones(size, np.float32)
     tensor = Tensor(array)
-    number = max(5, 2000 // (1 + size // 100))
+    number = max(20, 2000 // (1 + size // 100))
     array_times.append(microseconds(lambda a=array: a + a, number))
     tensor_times.append(microseconds(lambda t=tensor: t + t, number))
     ratio = tensor_times[-1] / array_times[-1]
@@ -2456,7 +2393,7 @@ for dtype in (np.int8, np.float16, np.float32, np.float64):
 
 # %% [markdown]
 r"""
-Fewer bytes are faster where the processor has instructions for the dtype; NumPy has none for float16 here and converts each element forth and back. A small dtype saves memory at once, and time
+Fewer bytes are faster where the processor has instructions for the dtype; for float16 NumPy converts each element to float32 and back. A small dtype saves memory at once, and time
 only if somebody wrote the loop for it.
 
 The third cost hides in the strides. Below, the same number of elements is summed twice: once as neighbours, once as the first column of a matrix with 16 columns. Memory arrives in lines of 64 bytes.

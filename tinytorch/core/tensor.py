@@ -931,6 +931,23 @@ def broadcast_to(a, shape):
     return np.broadcast_to(a, shape)
 
 
+def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes asked of `expand`, with each -1 replaced by the size that is there.
+
+    Raises ValueError where that isn't the shape with axes of size 1 stretched, or added in front.
+
+    >>> expanded_shape((3, 1), (2, -1, 4))
+    (2, 3, 4)
+    """
+    missing = len(sizes) - len(shape)
+    old = (1,) * missing + tuple(shape)
+    new = tuple(o if n == -1 else n for o, n in zip(old, sizes, strict=False))
+    fits = all(o in (1, n) for o, n in zip(old, new, strict=False))
+    if missing < 0 or -1 in sizes[:missing] or not fits:
+        raise ValueError(f"expand: {shape} can't become {sizes}: only axes of size 1 stretch")
+    return new
+
+
 # %% modules/01_tensor/tensor_dev.py #flat-shape
 def flat_shape(shape: tuple[int, ...], start_dim: int = 0, end_dim: int = -1) -> tuple[int, ...]:
     """The shape after axes start_dim to end_dim (both included) became one axis.
@@ -959,7 +976,6 @@ def squeezed_shape(shape: tuple[int, ...], axis: int | None = None) -> tuple[int
     return shape if shape[axis] != 1 else (*shape[:axis], *shape[axis + 1 :])
 
 
-# %% modules/01_tensor/tensor_dev.py #unsqueezed-shape
 def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """The shape with an axis of size 1 put in, so that it is axis `axis` of the result.
 
@@ -968,24 +984,6 @@ def unsqueezed_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """
     axis = normalize_axis_index(axis, len(shape) + 1, "unsqueeze")
     return (*shape[:axis], 1, *shape[axis:])
-
-
-# %% modules/01_tensor/tensor_dev.py #expanded-shape
-def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes asked of `expand`, with each -1 replaced by the size that is there.
-
-    Raises ValueError where that isn't the shape with axes of size 1 stretched, or added in front.
-
-    >>> expanded_shape((3, 1), (2, -1, 4))
-    (2, 3, 4)
-    """
-    missing = len(sizes) - len(shape)
-    old = (1,) * missing + tuple(shape)
-    new = tuple(o if n == -1 else n for o, n in zip(old, sizes, strict=False))
-    fits = all(o in (1, n) for o, n in zip(old, new, strict=False))
-    if missing < 0 or -1 in sizes[:missing] or not fits:
-        raise ValueError(f"expand: {shape} can't become {sizes}: only axes of size 1 stretch")
-    return new
 
 
 # %% modules/01_tensor/tensor_dev.py #as-index
@@ -1084,7 +1082,6 @@ def concat(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None =
     return concatenate(*tensors, axis=axis)
 
 
-# %% modules/01_tensor/tensor_dev.py #stack
 def stack(tensors: Sequence[Tensor], axis: int | None = None, dim: int | None = None) -> Tensor:
     """Tensors of one shape side by side along a new axis (default 0).
 
