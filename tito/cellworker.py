@@ -1,7 +1,8 @@
 """Runs the cells of a notebook as plain Python, in a process of its own.
 
-`python -m tito.cellworker job.json result.json`, started by tito.grading in a folder that holds
-the `tinytorch` to use. Standard library only: what the cells need, they import.
+`python -m tito.cellworker FOLDER`, started by tito.grading: reads FOLDER/job.json, notes in
+FOLDER/running which cell it came to, and writes FOLDER/result.json. Standard library only: what the
+cells need, they import.
 """
 
 import __future__
@@ -25,9 +26,9 @@ from typing import Any
 future = 0
 
 
-def main(job_path: str, result_path: str) -> None:
+def main(folder: Path) -> None:
     """Run all cells `passes` times in one namespace, and each variant of a cell in a fork."""
-    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     for name in job["without"]:
         sys.modules[name] = None  # type: ignore[assignment]  # importing it now fails
     # figures are drawn, not shown; and a fork of this process is safe, as it has one thread
@@ -43,15 +44,16 @@ def main(job_path: str, result_path: str) -> None:
                 if variant["cell"] == cell["id"]:
                     outcome = run_in_fork(variant["cells"], notebook, job["variant_seconds"])
                     results["variants"][variant["name"]] = outcome
+            (folder / "running").write_text(cell["id"], encoding="utf-8")
             run.append(run_cell(cell, notebook))
         results["passes"].append(run)
-    Path(result_path).write_text(json.dumps(results), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def run_cell(cell: dict[str, str], notebook: types.ModuleType) -> dict[str, Any]:
     """Execute one cell; what it raises and prints is the result."""
     global future
-    name, source = f"<{cell['id']}>", cell["source"]
+    name, source = f"<cell {cell['id']}>", cell["source"]
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     out, err, error = io.StringIO(), io.StringIO(), ""
     start = time.perf_counter()
@@ -70,8 +72,9 @@ def run_cell(cell: dict[str, str], notebook: types.ModuleType) -> dict[str, Any]
 
 def describe(error: BaseException) -> str:
     """The error in one line, with the place in the notebook it came from."""
-    cells = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<")]
-    place = f" (cell {cells[-1].filename[1:-1]}, line {cells[-1].lineno})" if cells else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    cells = [frame for frame in frames if frame.filename.startswith("<cell ")]
+    place = f" ({cells[-1].filename[1:-1]}, line {cells[-1].lineno})" if cells else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
@@ -99,4 +102,4 @@ def run_in_fork(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Path(sys.argv[1]))

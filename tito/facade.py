@@ -41,14 +41,13 @@ def facade(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
         return getattr(importlib.import_module(f"tinytorch.{file}"), name)
 
     def __dir__() -> list[str]:
-        offered = {**homes, **children}
-        return sorted(name for name, (file, _) in offered.items() if _is_there(file))
+        return _held({**homes, **children})
 
     if below == "core" and _is_there("core.autograd"):
         # whoever uses a tensor gets gradients
         importlib.import_module("tinytorch.core.autograd")
-    facades = FACADES if not below else ()
-    return __getattr__, __dir__, sorted({n for n in homes if _is_there(homes[n][0])} | {*facades})
+    facades = () if below else FACADES
+    return __getattr__, __dir__, sorted([*_held(homes), *facades])
 
 
 def offers(package: str, file: str, is_layer: bool) -> bool:
@@ -76,6 +75,12 @@ def _children(package: str) -> dict[str, tuple[str, str]]:
     if not package:
         children |= {name: (name, "") for name in FACADES}
     return children
+
+
+def _held(homes: dict[str, tuple[str, str]]) -> list[str]:
+    """The names whose file this package holds."""
+    there = {file for file in {file for file, _ in homes.values()} if _is_there(file)}
+    return sorted(name for name, (file, _) in homes.items() if file in there)
 
 
 def _is_there(file: str) -> bool:

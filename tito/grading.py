@@ -15,7 +15,7 @@ import symtable
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,25 +87,20 @@ class CellRun:
     seconds: float
 
 
-def run_cells(
-    notebook: NotebookNode, replacements: Mapping[str, str], package: Path
-) -> dict[str, tuple[float, str | None]]:
-    """Points and error of every graded code cell, with some cells' sources replaced by grade_id.
-
-    `package` is the `tinytorch` folder that the cells import.
-    """
-    cells = _code_cells(notebook, replacements)
-    [run] = _work(cells, package)["passes"]
-    points = {cell.id: cell.metadata.nbgrader.points for cell in _tests(notebook)}
-    errors = {cell["id"]: cell["error"] or None for cell in run}
-    return {name: (0 if errors[name] else points[name], errors[name]) for name in points}
-
-
 def run_repeatedly(
-    notebook: NotebookNode, package: Path, passes: int = 1, without: Iterable[str] = ()
+    notebook: NotebookNode,
+    package: Path,
+    passes: int = 1,
+    without: Iterable[str] = (),
+    timeout: float = 300,
 ) -> list[list[CellRun]]:
-    """Every code cell in order, `passes` times in one namespace; `without` can't be imported."""
-    result = _work(_code_cells(notebook, {}), package, passes=passes, without=without)
+    """Every code cell in order, `passes` times in one namespace, which takes `package`.
+
+    The modules named in `without` can't be imported. TitoError if a cell ends Python, or if all
+    have not ended within `timeout` seconds.
+    """
+    cells = _code_cells(notebook)
+    result = _work(cells, package, passes=passes, without=without, timeout=timeout)
     return [[CellRun(**cell) for cell in run] for run in result["passes"]]
 
 
@@ -118,7 +113,7 @@ def run_wrongs(
     one's run where they differ, as forks; where the system can't fork, each runs from the top. One
     that gives no answer within `seconds` has failed its tests.
     """
-    cells = _code_cells(notebook, {})
+    cells = _code_cells(notebook)
     tests = [cell.id for cell in _tests(notebook)]
     variants = [_variant(wrong, cells, tests) for wrong in wrongs]
     names = [variant["name"] for variant in variants]
@@ -211,15 +206,12 @@ def _tests(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in graded_cells(notebook) if cell.cell_type == "code"]
 
 
-def _code_cells(notebook: NotebookNode, replacements: Mapping[str, str]) -> list[dict[str, Any]]:
+def _code_cells(notebook: NotebookNode) -> list[dict[str, Any]]:
     """The code cells as plain data for the worker, `kept` where they define the solution."""
-    unknown = set(replacements) - {cell.id for cell in notebook.cells}
-    if unknown:
-        raise TitoError(f"the notebook has no cell {', '.join(sorted(unknown))}")
     return [
         {
             "id": cell.id,
-            "source": replacements.get(cell.id, cell.source),
+            "source": cell.source,
             "kept": is_exported(cell) or bool(cell.metadata.get("nbgrader", {}).get("solution")),
         }
         for cell in notebook.cells
@@ -248,13 +240,12 @@ def _work(
     paths = [package.resolve().parent, tito.parent]
     environment = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     with tempfile.TemporaryDirectory(prefix="tito-cells-") as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (folder / "work").mkdir()
-        command = [sys.executable, "-m", "tito.cellworker", "../job.json", "../result.json"]
         try:
             done = subprocess.run(
-                command,
+                [sys.executable, "-m", "tito.cellworker", str(folder)],
                 cwd=folder / "work",
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -264,13 +255,19 @@ def _work(
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired:
-            raise TitoError(f"the cells did not end within {timeout:.0f} s") from None
+            raise TitoError(f"cell {_running(folder)} did not end within {timeout:g} s") from None
         if not (folder / "result.json").is_file():
-            raise TitoError(f"the cells ended their process: {done.stderr.strip()[-500:]}")
+            raise TitoError(f"cell {_running(folder)} ended Python (status {done.returncode})")
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if done.stderr:  # what got past Python's sys.stderr, from a child process or from C
         result["passes"][-1][-1]["stderr"] += done.stderr
     return result
+
+
+def _running(folder: Path) -> str:
+    """The name of the cell that a worker came to."""
+    note = folder / "running"
+    return note.read_text(encoding="utf-8") if note.is_file() else "1"
 
 
 def partial_package(course: Course, module: Module, folder: Path) -> Path:

@@ -11,7 +11,6 @@ from tito.grading import (
     Wrong,
     load_wrongs,
     partial_package,
-    run_cells,
     run_repeatedly,
     run_wrongs,
 )
@@ -39,20 +38,17 @@ def lesson(course, more=""):
     return read_module(module)
 
 
-def test_the_solution_earns_all_points_and_a_wrong_one_says_why_not(course, package):
+def test_an_error_is_one_line_that_names_the_place(course, package):
     notebook = lesson(course)
-    assert run_cells(notebook, {}, package) == {"test-relu": (60, None)}
+    [run] = run_repeatedly(notebook, package)
+    assert not any(cell.error or cell.stderr for cell in run)
     [relu] = [cell for cell in notebook.cells if cell.id == "relu"]
-    [(points, error)] = run_cells(
-        notebook, {"relu": UNCHANGED.apply(relu.source)}, package
-    ).values()
-    assert points == 0
-    assert error == (
-        "AssertionError: relu(Tensor([-0.5, 3.0])).data gave -0.5 at [0], expected 0.0: "
-        "negative inputs must become zero (cell test-relu, line 2)"
-    )
-    with pytest.raises(TitoError, match="no cell gelu"):
-        run_cells(notebook, {"gelu": "pass"}, package)
+    relu.source = UNCHANGED.apply(relu.source)
+    [run] = run_repeatedly(notebook, package)
+    assert {cell.id: cell.error for cell in run if cell.error} == {
+        "test-relu": "AssertionError: relu(Tensor([-0.5, 3.0])).data gave -0.5 at [0], expected "
+        "0.0: negative inputs must become zero (cell test-relu, line 2)"
+    }
 
 
 def test_a_lesson_does_not_see_its_own_package_file(course, package):
@@ -94,10 +90,18 @@ def test_a_module_can_be_hidden(course, package):
     assert run[-1].error.startswith("ModuleNotFoundError: import of json halted")
 
 
-def test_a_cell_that_ends_the_process_is_one_line(course, package):
-    notebook = lesson(course, "\n# %%\nimport os\nos._exit(3)\n")
-    with pytest.raises(TitoError, match="the cells ended their process"):
-        run_repeatedly(notebook, package)
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os\nos.chdir('/')\nos._exit(3)", r"cell \w+ ended Python \(status 3\)"),
+        ("while True: pass", r"cell \w+ did not end within 5 s"),
+    ],
+)
+def test_a_cell_that_never_comes_back_is_one_line(course, package, code, message):
+    notebook = lesson(course, f"\n# %%\n{code}\n")
+    with pytest.raises(TitoError, match=message) as raised:
+        run_repeatedly(notebook, package, timeout=5)
+    assert notebook.cells[-1].id in str(raised.value)
 
 
 def test_what_a_child_process_says_on_stderr_is_seen(course, package):
