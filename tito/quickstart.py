@@ -110,13 +110,25 @@ def network(train: Any) -> Module:
 
 
 def fit(model: Module, train: Any, epochs: int) -> list[float]:
-    """Train with Adam, under a progress bar; the mean loss of each epoch."""
-    from tinytorch import DataLoader, Trainer, nn, optim
+    """Train with Adam, under one progress bar; the mean loss of each epoch."""
+    from tqdm import tqdm
+
+    from tinytorch import Callback, DataLoader, Trainer, nn, optim
 
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     trainer = Trainer(model, optimizer, nn.CrossEntropyLoss())
     loader = DataLoader(train, batch_size=BATCH, shuffle=True, seed=SEED)
-    return trainer.fit(loader, epochs=epochs)["train_loss"]
+
+    class Progress(Callback):
+        def on_step(self, trainer: Trainer) -> None:
+            bar.update()
+
+        def on_epoch(self, trainer: Trainer) -> None:
+            loss = trainer.history["train_loss"][-1]
+            bar.set_postfix_str(f"epoch {trainer.epoch}/{epochs}, loss {loss:.3f}")
+
+    with tqdm(desc="training", total=epochs * len(loader), unit="step") as bar:
+        return trainer.fit(loader, epochs, callbacks=[Progress()], progress=False)["train_loss"]
 
 
 def measure(model: Module, images: Any, labels: np.ndarray) -> dict[str, Any]:
@@ -208,12 +220,10 @@ def draw(
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     left.semilogy(range(1, len(losses) + 1), losses, "k.-")
     left.set(title="Training loss", xlabel="epoch", ylabel="mean cross-entropy (nats)")
-    bins = np.linspace(weights["FP32"].min(), weights["FP32"].max(), 257)
+    bins = np.linspace(weights["FP32"].min(), weights["FP32"].max(), 65)
     middle.hist(weights["FP32"].ravel(), bins, color="lightgray", label="FP32")
-    middle.hist(
-        weights["INT8"].ravel(), bins, histtype="step", color="black", linewidth=0.6, label="INT8"
-    )
-    middle.set(title="Weights of the first layer", xlabel="value", ylabel="count", yscale="log")
+    middle.hist(weights["INT8"].ravel(), bins, histtype="step", color="black", label="INT8")
+    middle.set(title="Weights of the first layer", xlabel="value", ylabel="count")
     middle.legend()
     right.hist(error.ravel(), 60, color="gray")
     right.set(title="INT8 output minus FP32 output", xlabel="difference of a logit", ylabel="count")
