@@ -174,6 +174,10 @@ For `[[1, -5], [3, 2]]`: the range is (-5, 3), with `axis=0` it is ([-5, 2], [1,
 
 # %% nbgrader={"grade": false, "grade_id": "value-range", "locked": false, "solution": true}
 #| exporti
+# finer than 1/255 of the smallest float32: a step below it means a range of nothing
+SMALLEST_SCALE = 1e-50
+
+
 def value_range(x: np.ndarray, axis: int | None = None) -> tuple[Any, Any]:
     """The smallest and the largest value of an array, or of each of its slices along `axis`.
 
@@ -189,6 +193,13 @@ def value_range(x: np.ndarray, axis: int | None = None) -> tuple[Any, Any]:
 def other_axes(ndim: int, axis: int | None) -> tuple[int, ...]:
     """All axes but one."""
     return tuple(i for i in range(ndim) if i != axis)
+
+
+def as_numbers(scale: Any, zero_point: Any) -> tuple[Any, Any]:
+    """A Python float and int, or, for channels, 1-D arrays of float64 and int32."""
+    if np.ndim(scale) == 0:
+        return float(scale), int(zero_point)
+    return np.asarray(scale, np.float64), np.asarray(zero_point).astype(np.int32)
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-value-range", "locked": true, "points": 3, "solution": false}
@@ -243,18 +254,6 @@ treat every scale up to `SMALLEST_SCALE` so. Finish with the given `as_numbers`,
 
 For low 1, high 6: the range becomes [0, 6], the scale 6/255, the zero point -128. For low -1, high 2, symmetric: 2/127 and 0.
 """
-
-# %% nbgrader={"grade": false, "grade_id": "as-numbers", "locked": true, "solution": false}
-#| exporti
-# finer than 1/255 of the smallest float32: a step below it means a range of nothing
-SMALLEST_SCALE = 1e-50
-
-
-def as_numbers(scale: Any, zero_point: Any) -> tuple[Any, Any]:
-    """A Python float and int, or, for channels, 1-D arrays of float64 and int32."""
-    if np.ndim(scale) == 0:
-        return float(scale), int(zero_point)
-    return np.asarray(scale, np.float64), np.asarray(zero_point).astype(np.int32)
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantization-parameters", "locked": false, "solution": true}
@@ -403,6 +402,37 @@ def checked_axis(axis: int | None, ndim: int, asked: str) -> int | None:
     raise ValueError(f"{asked}: axis {axis} of a tensor with {ndim} axes")
 
 
+def checked_grid(
+    q: Any, scale: Any, zero_point: Any, axis: int | None
+) -> tuple[int | None, np.ndarray, np.ndarray]:
+    """Axis, scale and zero point as arrays; an error where they don't belong to this `q`."""
+    if not isinstance(q, Tensor) or q.dtype != np.int8:
+        got = q.dtype if isinstance(q, Tensor) else type(q).__name__
+        raise TypeError(f"dequantize_int8: expected a Tensor of int8, got {got}")
+    axis = checked_axis(axis, q.ndim, "dequantize_int8")
+    arrays = np.asarray(scale, np.float64), np.asarray(zero_point, np.float64)
+    expected = () if axis is None else (q.shape[axis],)
+    for name, array in zip(("scale", "zero_point"), arrays, strict=True):
+        if array.shape != expected:
+            raise ValueError(
+                f"dequantize_int8: {name} has shape {array.shape}, expected {expected} "
+                f"for axis={axis} of {q.shape}"
+            )
+    return axis, *arrays
+
+
+def comparable(original: Any, restored: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 arrays; an error unless they are floats of one shape."""
+    for name, tensor in (("original", original), ("restored", restored)):
+        require_floats(tensor, f"quantization_error: {name}")
+    if original.shape != restored.shape or not original.size:
+        raise ValueError(
+            "quantization_error: expected two tensors of one shape that hold something, "
+            f"got {original.shape} and {restored.shape}"
+        )
+    return finite(original, "original"), finite(restored, "restored")
+
+
 # %% [markdown]
 r"""
 ### Exercise 5: back to floats
@@ -429,27 +459,6 @@ def dequantize_int8(q: Tensor, scale: Any, zero_point: Any, axis: int | None = N
     scale, zero_point = along(scale, q.ndim, axis), along(zero_point, q.ndim, axis)
     return Tensor._wrap(((q.data.astype(np.float64) - zero_point) * scale).astype(np.float32))
     ### END SOLUTION
-
-
-# %% nbgrader={"grade": false, "grade_id": "checked-grid", "locked": true, "solution": false}
-#| exporti
-def checked_grid(
-    q: Any, scale: Any, zero_point: Any, axis: int | None
-) -> tuple[int | None, np.ndarray, np.ndarray]:
-    """Axis, scale and zero point as arrays; an error where they don't belong to this `q`."""
-    if not isinstance(q, Tensor) or q.dtype != np.int8:
-        got = q.dtype if isinstance(q, Tensor) else type(q).__name__
-        raise TypeError(f"dequantize_int8: expected a Tensor of int8, got {got}")
-    axis = checked_axis(axis, q.ndim, "dequantize_int8")
-    arrays = np.asarray(scale, np.float64), np.asarray(zero_point, np.float64)
-    expected = () if axis is None else (q.shape[axis],)
-    for name, array in zip(("scale", "zero_point"), arrays, strict=True):
-        if array.shape != expected:
-            raise ValueError(
-                f"dequantize_int8: {name} has shape {array.shape}, expected {expected} "
-                f"for axis={axis} of {q.shape}"
-            )
-    return axis, *arrays
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-dequantize-int8", "locked": true, "points": 5, "solution": false}
@@ -564,13 +573,15 @@ def test_quantize_int8():
     q, scale, zero_point = quantize_int8(Tensor([[1, 2, 3], [4, 5, 6]]))
     check(q, np.array([[-86, -43, 0], [42, 84, 127]]), "the marks of a grid from 0 to 6")
     check((scale, zero_point), (6 / 255, -128), "a plain float and a plain int")
-    q, scale, zero_point = quantize_int8(Tensor([0.3, 0.3]))
-    check(dequantize_int8(q, scale, zero_point), [0.3, 0.3], "a constant comes back exactly", 1e-9)
+    constant = Tensor([0.3, 0.3])
+    q, scale, zero_point = quantize_int8(constant)
+    restored = dequantize_int8(q, scale, zero_point)
+    check(restored, constant.data, "a constant comes back exactly", tolerance=0)
     ### BEGIN HIDDEN TESTS
     check(q.dtype, np.int8, "the tensor holds real int8")
-    q, scale, zero_point = quantize_int8(Tensor([[1, 2], [100, 200]]), symmetric=True, axis=0)
-    check(q, [[64, 127], [64, 127]], "axis=0: each row on its own grid")
-    check(scale, np.array([2 / 127, 200 / 127]), "one scale for each row")
+    q, scale, zero_point = quantize_int8(Tensor([[1, 3], [100, 300]]), symmetric=True, axis=0)
+    check(q, [[42, 127], [42, 127]], "axis=0: each row on its own grid")
+    check(scale, np.array([3 / 127, 300 / 127]), "one scale for each row")
     q, scale, zero_point = quantize_int8(Tensor([[7, 1], [7, -1]]), axis=1)
     check(scale, np.array([1.0, 2 / 255]), "a constant channel beside another")
     check(zero_point, np.array([0, 0]), "a constant channel has zero point 0")
@@ -629,20 +640,6 @@ def quantization_error(original: Tensor, restored: Tensor) -> dict[str, float]:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "comparable", "locked": true, "solution": false}
-#| exporti
-def comparable(original: Any, restored: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays; an error unless they are floats of one shape."""
-    for name, tensor in (("original", original), ("restored", restored)):
-        require_floats(tensor, f"quantization_error: {name}")
-    if original.shape != restored.shape or not original.size:
-        raise ValueError(
-            "quantization_error: expected two tensors of one shape that hold something, "
-            f"got {original.shape} and {restored.shape}"
-        )
-    return finite(original, "original"), finite(restored, "restored")
-
-
 # %% nbgrader={"grade": true, "grade_id": "test-quantization-error", "locked": true, "points": 5, "solution": false}
 def test_quantization_error():
     expected = {"max_error": 0.5, "mean_error": 0.25, "mse": 0.125, "snr_db": 20.0}
@@ -685,7 +682,6 @@ for bits, snr in zip(widths, measured, strict=True):
     print(f"INT{bits}: {snr:5.1f} dB")
 print(f"per bit from 4 to 8: {(measured[-1] - measured[1]) / 4:.2f} dB")
 
-# %%
 if plt:
     plt.plot(widths, measured, "ko-", label="measured, normal numbers")
     plt.plot(
@@ -735,7 +731,6 @@ for axis in (None, 0):
     title = "one grid    " if axis is None else "one each row"
     print(f"{title}: SNR of the rows {' '.join(f'{snr:5.1f}' for snr in each)} dB")
 
-# %%
 pair = randn(2, 256) * Tensor([[1.0], [100.0]])
 for axis in (None, 0):
     restored = dequantize_int8(*quantize_int8(pair, axis=axis), axis=axis)
@@ -1099,6 +1094,28 @@ def summary(x: Any, percentile: float | None, name: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Eval mode for the length of a `with`; every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules() if isinstance(module, Module)]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def recorder(name: str, notes: list[np.ndarray], percentile: float | None) -> Callable[..., None]:
+    """A hook that adds what reaches the layer `name` to `notes`."""
+
+    def hook(module: Module, inputs: tuple) -> None:
+        if inputs and inputs[0].size:
+            notes.append(summary(inputs[0], percentile, f"{name}.input"))
+
+    return hook
+
+
 # %% [markdown]
 r"""
 ### Exercise 12: what it holds
@@ -1180,30 +1197,6 @@ To calibrate a model, run it once on the data and note what reaches each Linear.
 3. Remove the hooks **whatever happens**: `try` ... `finally`. A hook that stays would slow every later call down, and keep its memory.
 4. `calibration_range` of each list. A layer that nothing reached is left out.
 """
-
-
-# %% nbgrader={"grade": false, "grade_id": "observe-parts", "locked": true, "solution": false}
-#| exporti
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Eval mode for the length of a `with`; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules() if isinstance(module, Module)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def recorder(name: str, notes: list[np.ndarray], percentile: float | None) -> Callable[..., None]:
-    """A hook that adds what reaches the layer `name` to `notes`."""
-
-    def hook(module: Module, inputs: tuple) -> None:
-        if inputs and inputs[0].size:
-            notes.append(summary(inputs[0], percentile, f"{name}.input"))
-
-    return hook
 
 
 # %% nbgrader={"grade": false, "grade_id": "observe-inputs", "locked": false, "solution": true}
@@ -1304,8 +1297,6 @@ def swapped(value: Any, replacements: Mapping[int, Module]) -> Any:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "replace-modules", "locked": true, "solution": false}
-#| exporti
 def replace_modules(model: Module, replacements: Mapping[int, Module]) -> None:
     """Put modules in the places of others (by id), in the whole tree."""
     for module in model.modules():
@@ -1374,6 +1365,32 @@ def linear_layers(model: Module, skip: str | Iterable[str]) -> dict[str, Linear]
     }
 
 
+def model_bytes(model: Module) -> tuple[int, int, int]:
+    """(numbers learned, bytes of these and of other buffers, bytes of scales and zero points)."""
+    quantized = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    memory = [layer.memory_usage() for layer in quantized]
+    overhead = int(sum(usage["overhead_bytes"] for usage in memory))
+    numbers = sum(tensor.size for tensor in model.parameters())
+    numbers += int(sum(usage["quantized_bytes"] for usage in memory))  # one byte each
+    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    return numbers, held - overhead, overhead
+
+
+def report(
+    quantized: Mapping[str, QuantizedLinear], before: tuple[int, ...], after: tuple[int, ...]
+) -> QuantizationReport:
+    """The report on a model that had and has so many bytes."""
+    return QuantizationReport(
+        quantized_layers=len(quantized),
+        original_size_mb=(before[1] + before[2]) / 1e6,
+        quantized_size_mb=after[1] / 1e6,
+        overhead_mb=after[2] / 1e6,
+        compression_ratio=(before[1] + before[2]) / after[1] if after[1] else 1.0,
+        layers={name: layer.memory_usage() for name, layer in quantized.items()},
+        uncalibrated=[name for name, layer in quantized.items() if not layer.calibrated],
+    )
+
+
 # %% nbgrader={"grade": false, "grade_id": "report", "locked": true, "solution": false}
 #| export
 class QuantizationReport(dict):
@@ -1439,34 +1456,6 @@ def quantize_model(
     replace_modules(model, {id(layer): quantized[name] for name, layer in layers.items()})
     ### END SOLUTION
     return report(quantized, before, model_bytes(model))
-
-
-# %% nbgrader={"grade": false, "grade_id": "model-bytes", "locked": true, "solution": false}
-#| exporti
-def model_bytes(model: Module) -> tuple[int, int, int]:
-    """(numbers learned, bytes of these and of other buffers, bytes of scales and zero points)."""
-    quantized = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    memory = [layer.memory_usage() for layer in quantized]
-    overhead = int(sum(usage["overhead_bytes"] for usage in memory))
-    numbers = sum(tensor.size for tensor in model.parameters())
-    numbers += int(sum(usage["quantized_bytes"] for usage in memory))  # one byte each
-    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    return numbers, held - overhead, overhead
-
-
-def report(
-    quantized: Mapping[str, QuantizedLinear], before: tuple[int, ...], after: tuple[int, ...]
-) -> QuantizationReport:
-    """The report on a model that had and has so many bytes."""
-    return QuantizationReport(
-        quantized_layers=len(quantized),
-        original_size_mb=(before[1] + before[2]) / 1e6,
-        quantized_size_mb=after[1] / 1e6,
-        overhead_mb=after[2] / 1e6,
-        compression_ratio=(before[1] + before[2]) / after[1] if after[1] else 1.0,
-        layers={name: layer.memory_usage() for name, layer in quantized.items()},
-        uncalibrated=[name for name, layer in quantized.items() if not layer.calibrated],
-    )
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-quantize-model", "locked": true, "points": 5, "solution": false}
@@ -1580,11 +1569,6 @@ def test_compare_model_sizes():
 
 test_compare_model_sizes()
 
-# %% [markdown]
-r"""
-Given: the same functions under one name.
-"""
-
 
 # %% nbgrader={"grade": false, "grade_id": "quantizer", "locked": true, "solution": false}
 #| export
@@ -1600,3 +1584,260 @@ class Quantizer:
     dequantize_tensor = staticmethod(dequantize_int8)
     quantize_model = staticmethod(quantize_model)
     compare_models = staticmethod(compare_model_sizes)
+
+
+# %% [markdown]
+r"""
+## Put together: digits in bytes
+
+Now quantise the network from the beginning, calibrated on **training** digits (on test digits you would peek). **Predict**: of 397 test digits, how many will it read differently?
+"""
+
+# %%
+small = copy.deepcopy(network)
+print(quantize_model(small, calibration_data=Tensor(pixels[train]), axis=1))
+print(small)
+
+with no_grad():
+    before = network(Tensor(pixels[test])).data
+    after = small(Tensor(pixels[test])).data
+print(f"accuracy FP32 {accuracy(network):.4f}, INT8 {accuracy(small):.4f}")
+print(f"read differently: {(before.argmax(axis=1) != after.argmax(axis=1)).sum()} of {len(test)}")
+print(f"outputs: {quantization_error(Tensor(before), Tensor(after))['snr_db']:.1f} dB")
+
+# %% [markdown]
+r"""
+A wrong digit needs more than an error: the error must be larger than the gap between the best and the second-best output. That is why so little accuracy is lost.
+
+On disk the saving is real bytes. `state_dict` gives all buffers; `safetensors` writes them, one byte for an int8.
+"""
+
+# %%
+import tempfile
+from pathlib import Path
+
+from safetensors.numpy import load_file, save_file
+
+
+def save(model: Module, path: Path) -> int:
+    """Write a model's state to a file; returns its bytes."""
+    save_file({name: tensor.data for name, tensor in model.state_dict().items()}, path)
+    return path.stat().st_size
+
+
+with tempfile.TemporaryDirectory() as folder:
+    print(f"FP32 file: {save(network, Path(folder) / 'fp32.safetensors'):6,} bytes")
+    print(f"INT8 file: {save(small, Path(folder) / 'int8.safetensors'):6,} bytes")
+    fresh = copy.deepcopy(network)
+    quantize_model(fresh, axis=1)  # the same structure; grids and weights come from the file
+    fresh.load_state_dict(load_file(Path(folder) / "int8.safetensors"))
+print(f"loaded again: accuracy {accuracy(fresh):.4f}, memory {compare_model_sizes(network, fresh)}")
+
+# %% [markdown]
+r"""
+The file is larger than a quarter: each tensor's name and shape take about 80 bytes in its header, and this network is tiny. The larger the layers, the closer to four.
+
+What do the weights look like? Left as they were, right what came back: the same hill, as a comb.
+"""
+
+# %%
+if plt:
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharey=True)
+    original = network[2].weight.data.reshape(-1)
+    restored = dequantize_int8(*quantize_int8(network[2].weight)).data.reshape(-1)
+    for axis, values, title in zip(
+        axes, (original, restored), ("FP32", "INT8, restored"), strict=True
+    ):
+        axis.hist(values, bins=1000, color="black")
+        axis.set(title=f"{title}: {len(np.unique(values))} different numbers", xlabel="weight")
+    axes[0].set_ylabel("how many weights")
+    plt.show()
+
+# %% [markdown]
+r"""
+### When the calibration data is not like the real data
+
+The grid of an input is only as good as the data that chose it. Try three mistakes: digits that are too dim (a range too small: clipped), digits a hundred times too bright (a range too large: few marks left), and one bright pixel in otherwise right data.
+**Predict** which is worst, and which one `percentile` repairs.
+"""
+
+# %%
+right = pixels[train]
+spoilt = right.copy()
+spoilt[0, 0] = 100.0
+cases = {
+    "training digits": (right, None),
+    "a tenth as bright": (right / 10, None),
+    "100 times as bright": (right * 100, None),
+    "one pixel of 100": (spoilt, None),
+    "one pixel of 100, percentile 99.9": (spoilt, 99.9),
+}
+for name, (data, percentile) in cases.items():
+    model = copy.deepcopy(network)
+    quantize_model(model, Tensor(data), axis=1, percentile=percentile)
+    print(
+        f"{name:34} input scale {model[0].input_scale.item():.5f}, accuracy {accuracy(model):.3f}"
+    )
+
+# %% [markdown]
+r"""
+Nothing warns you: a badly calibrated network runs, and is wrong. Measure the accuracy after quantising, always.
+
+## What it costs: bytes and time
+
+The bytes are settled. Is it faster? Three ways of computing one layer, for growing sizes: float32; int8 weights with float inputs (dequantise, then float32); all integers. And, for comparison, NumPy's own product of int32.
+"""
+
+# %%
+import time
+
+
+def milliseconds(function, repeat=7) -> float:
+    """The fastest of some runs, after one to warm up."""
+    function()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+sizes = (64, 128, 256, 512)
+table = []
+for size in tqdm(sizes, desc="timing"):
+    layer = Linear(size, size)
+    mixed, integer = QuantizedLinear(layer), QuantizedLinear(layer)
+    x = randn(64, size)
+    integer.calibrate(x)
+    whole = (10 * x.data).astype(np.int32), (10 * layer.weight.data).astype(np.int32)
+    with no_grad():
+        row = [milliseconds(lambda m=m, x=x: m(x)) for m in (layer, mixed, integer)]
+    table.append([*row, milliseconds(lambda w=whole: w[0] @ w[1], repeat=3)])
+
+print("milliseconds, 64 rows:  float32   int8 weights   all int8   NumPy int32   int8 / float32")
+for size, row in zip(sizes, table, strict=True):
+    print(
+        f"{size:4} x {size:<4}            {row[0]:8.3f}   {row[1]:12.3f}   {row[2]:8.3f}   {row[3]:11.3f}   {row[2] / row[0]:10.1f}x"
+    )
+
+if plt:
+    names = ("float32", "int8 weights, float32 product", "all int8 in floats", "NumPy int32")
+    for name, times, line in zip(
+        names, zip(*table, strict=True), ("k-", "k--", "k:", "k-."), strict=True
+    ):
+        plt.loglog(sizes, times, line, marker="o", label=name)
+    plt.title("A layer of size x size, 64 rows")
+    plt.xlabel("size")
+    plt.ylabel("time (ms)")
+    plt.legend()
+    plt.show()
+
+# %% [markdown]
+r"""
+No: **here, INT8 is slower than float32.** The product itself is the same float32 product as before, and converting back and forth comes on top. NumPy's integer product is worse still: BLAS knows floats only.
+What you have gained is space: on disk, in memory, on the way from memory to the processor.
+
+The processor could do better. It has instructions that multiply and add 64 pairs of int8 at once, where a float32 instruction handles 16 pairs; code must be written for them. PyTorch's `torch.ao.nn.quantized.Linear` calls such
+kernels (FBGEMM, oneDNN), and there INT8 wins. A claim that "quantised is faster" is a claim about a kernel, not about bytes.
+
+The float32 blocks are also the reason that the results are right. How much memory does a call borrow?
+"""
+
+# %%
+import tracemalloc
+
+layer = QuantizedLinear(Linear(512, 512))
+x = randn(64, 512)
+for name in ("int8 weights", "all int8"):
+    tracemalloc.start()
+    layer(x)
+    print(
+        f"{name:12}: holds {sum(t.nbytes for t in layer.buffers()):,} bytes, borrows {tracemalloc.get_traced_memory()[1]:,} for a call"
+    )
+    tracemalloc.stop()
+    layer.calibrate(x)
+
+# %% [markdown]
+r"""
+## Questions
+
+Answer in a few lines, with the numbers worked out.
+
+### 1. Bytes (5 points)
+
+A network has layers 784-256-10, with biases. Quantised with `axis=1`: how many bytes of payload, and how many of overhead, weights, biases and inputs counted? Which share of the total is overhead?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-bytes", "locked": false, "points": 5, "solution": true}
+r"""
+Numbers: 784 x 256 + 256 + 256 x 10 + 10 = 203,530, so 203,530 bytes of payload (814,120 as float32). Overhead: a float64 and an int32, 12 bytes, for each grid.
+Layer 1 has 256 of the weight, 1 of the bias, 1 of the input: 258 x 12 = 3,096. Layer 2 has 12: 144. Together 3,240 bytes, 1.6 % of 206,770; the total ratio is 3.94.
+"""
+
+# %% [markdown]
+r"""
+### 2. Steps and decibels (5 points)
+
+Numbers are spread evenly over [-1, 1]. Estimate the SNR of INT8 and of INT4 from the noise power $s^2 / 12$ and the signal power 1/3. Then somebody appends one number 20 to a million of them: what becomes of the bulk's INT8 SNR?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-decibels", "locked": false, "points": 5, "solution": true}
+r"""
+INT8: s = 2/255 = 0.00784, noise s^2 / 12 = 5.1e-6, ratio (1/3) / 5.1e-6 = 65,025, 48.1 dB. INT4: s = 2/15, noise 0.00148, ratio 225, 23.5 dB: four bits are 24.6 dB, about 6.02 each (and a little, as 255/15 is 17, not 16).
+With the outlier, the range is [-1, 20] and s = 21/255: 10.5 times larger, so the bulk loses 20 log10(10.5) = 20.4 dB and has 27.7 dB left.
+"""
+
+# %% [markdown]
+r"""
+### 3. The accumulator (5 points)
+
+Real INT8 hardware adds the products up in an int32. How large may K be, so that $\sum q_x q_w$ cannot overflow? And the same for $\sum (q_x - z_x)(q_w - z_w)$? How many products could an int16 accumulator hold?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-accumulator", "locked": false, "points": 5, "solution": true}
+r"""
+A product of two int8 is at most 2^14 in size, int32 goes up to 2^31 - 1: K up to 2^17 - 1 = 131,071. With the zero points subtracted each factor can be 255: 65,025 a product, K up to (2^31 - 1) / 65,025 = 33,025.
+An int16 goes up to 2^15 - 1 = 32,767: a single product of 16,384 fits, two don't. That is why the accumulator is four times as wide as what goes in.
+"""
+
+# %% [markdown]
+r"""
+### 4. Where time goes (5 points)
+
+A layer of 4096 x 4096 is applied to one row. Memory delivers 20 GB/s. How long does it take at least to read the weights as float32, and as int8? The processor computes 100 billion float32 operations (multiply or add) a second: how long is the arithmetic?
+What then is the most that INT8 can gain here, and why doesn't our implementation get it?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-time", "locked": false, "points": 5, "solution": true}
+r"""
+16.8 million weights: 67 MB as float32, 3.4 ms; 16.8 MB as int8, 0.84 ms. Arithmetic: 2 x 16.8 million operations, 0.34 ms. Reading dominates in both, so INT8 can gain a factor of 4: 3.4 ms become 0.84 ms.
+Ours reads the int8 weights, but then *writes* them as float32 to memory and reads those again: more traffic than before, not less. A kernel that widens within the processor's registers reads each byte once.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "test-module", "locked": true, "solution": false}
+def test_module():
+    """Run every test of this lesson."""
+    tests = [
+        *(test_integer_range, test_value_range, test_quantization_parameters, test_to_int8),
+        *(test_dequantize_int8, test_constant_scale, test_quantize_int8, test_quantization_error),
+        *(test_calibration_range, test_int8_matmul, test_int8_linear, test_layer_memory),
+        *(test_observe_inputs, test_swapped, test_quantize_model, test_compare_model_sizes),
+    ]
+    for test_function in tests:
+        test_function()
+    print(f"{len(tests)} tests passed: module 15 is complete")
+
+
+test_module()
+
+# %% [markdown]
+r"""
+## What works now
+
+- Any tensor goes to int8 and comes back to within half a step, one grid for all or one for each channel.
+- Any model is quantised in place by one call, calibrated on data, and saved in about a quarter of the bytes.
+- You know where the error comes from (outliers, ranges, bad calibration) and measure it in decibels.
+- You know that bytes alone make nothing faster. Fewer weights, and kernels written for bytes, are what comes next.
+"""

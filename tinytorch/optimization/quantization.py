@@ -42,6 +42,10 @@ def integer_range(bits: int = 8, symmetric: bool = False) -> tuple[int, int]:
 
 
 # %% modules/15_quantization/quantization_dev.py #value-range
+# finer than 1/255 of the smallest float32: a step below it means a range of nothing
+SMALLEST_SCALE = 1e-50
+
+
 def value_range(x: np.ndarray, axis: int | None = None) -> tuple[Any, Any]:
     """The smallest and the largest value of an array, or of each of its slices along `axis`.
 
@@ -55,11 +59,6 @@ def value_range(x: np.ndarray, axis: int | None = None) -> tuple[Any, Any]:
 def other_axes(ndim: int, axis: int | None) -> tuple[int, ...]:
     """All axes but one."""
     return tuple(i for i in range(ndim) if i != axis)
-
-
-# %% modules/15_quantization/quantization_dev.py #as-numbers
-# finer than 1/255 of the smallest float32: a step below it means a range of nothing
-SMALLEST_SCALE = 1e-50
 
 
 def as_numbers(scale: Any, zero_point: Any) -> tuple[Any, Any]:
@@ -138,22 +137,6 @@ def checked_axis(axis: int | None, ndim: int, asked: str) -> int | None:
     raise ValueError(f"{asked}: axis {axis} of a tensor with {ndim} axes")
 
 
-# %% modules/15_quantization/quantization_dev.py #dequantize-int8
-def dequantize_int8(q: Tensor, scale: Any, zero_point: Any, axis: int | None = None) -> Tensor:
-    """(q - zero_point) * scale as float32: what `quantize_int8` stored, to within scale / 2.
-
-    `scale` and `zero_point` are numbers, or 1-D with one for each slice of `q` along `axis`.
-    Raises TypeError unless `q` holds int8, ValueError where the number of scales doesn't fit.
-
-    >>> dequantize_int8(Tensor([-128, 127], dtype=np.int8), 0.1, -128)
-    Tensor([ 0. , 25.5])
-    """
-    axis, scale, zero_point = checked_grid(q, scale, zero_point, axis)
-    scale, zero_point = along(scale, q.ndim, axis), along(zero_point, q.ndim, axis)
-    return Tensor._wrap(((q.data.astype(np.float64) - zero_point) * scale).astype(np.float32))
-
-
-# %% modules/15_quantization/quantization_dev.py #checked-grid
 def checked_grid(
     q: Any, scale: Any, zero_point: Any, axis: int | None
 ) -> tuple[int | None, np.ndarray, np.ndarray]:
@@ -171,6 +154,33 @@ def checked_grid(
                 f"for axis={axis} of {q.shape}"
             )
     return axis, *arrays
+
+
+def comparable(original: Any, restored: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 arrays; an error unless they are floats of one shape."""
+    for name, tensor in (("original", original), ("restored", restored)):
+        require_floats(tensor, f"quantization_error: {name}")
+    if original.shape != restored.shape or not original.size:
+        raise ValueError(
+            "quantization_error: expected two tensors of one shape that hold something, "
+            f"got {original.shape} and {restored.shape}"
+        )
+    return finite(original, "original"), finite(restored, "restored")
+
+
+# %% modules/15_quantization/quantization_dev.py #dequantize-int8
+def dequantize_int8(q: Tensor, scale: Any, zero_point: Any, axis: int | None = None) -> Tensor:
+    """(q - zero_point) * scale as float32: what `quantize_int8` stored, to within scale / 2.
+
+    `scale` and `zero_point` are numbers, or 1-D with one for each slice of `q` along `axis`.
+    Raises TypeError unless `q` holds int8, ValueError where the number of scales doesn't fit.
+
+    >>> dequantize_int8(Tensor([-128, 127], dtype=np.int8), 0.1, -128)
+    Tensor([ 0. , 25.5])
+    """
+    axis, scale, zero_point = checked_grid(q, scale, zero_point, axis)
+    scale, zero_point = along(scale, q.ndim, axis), along(zero_point, q.ndim, axis)
+    return Tensor._wrap(((q.data.astype(np.float64) - zero_point) * scale).astype(np.float32))
 
 
 # %% modules/15_quantization/quantization_dev.py #constant-scale
@@ -240,19 +250,6 @@ def quantization_error(original: Tensor, restored: Tensor) -> dict[str, float]:
         "mse": noise / x.size,
         "snr_db": snr,
     }
-
-
-# %% modules/15_quantization/quantization_dev.py #comparable
-def comparable(original: Any, restored: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays; an error unless they are floats of one shape."""
-    for name, tensor in (("original", original), ("restored", restored)):
-        require_floats(tensor, f"quantization_error: {name}")
-    if original.shape != restored.shape or not original.size:
-        raise ValueError(
-            "quantization_error: expected two tensors of one shape that hold something, "
-            f"got {original.shape} and {restored.shape}"
-        )
-    return finite(original, "original"), finite(restored, "restored")
 
 
 # %% modules/15_quantization/quantization_dev.py #calibration-range
@@ -457,25 +454,6 @@ def summary(x: Any, percentile: float | None, name: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
-# %% modules/15_quantization/quantization_dev.py #layer-memory
-def layer_memory(layer: QuantizedLinear) -> dict[str, float]:
-    """The bytes of a quantised layer, before and after.
-
-    >>> layer_memory(QuantizedLinear(Linear(100, 10)))["overhead_bytes"]
-    36
-    """
-    payload = layer.q_weight.nbytes + (0 if layer.q_bias is None else layer.q_bias.nbytes)
-    held = sum(tensor.nbytes for tensor in layer.buffers())
-    return {
-        "original_bytes": layer.original_bytes,
-        "quantized_bytes": payload,
-        "overhead_bytes": held - payload,
-        "compression_ratio": layer.original_bytes / payload,
-        "total_ratio": layer.original_bytes / held,
-    }
-
-
-# %% modules/15_quantization/quantization_dev.py #observe-parts
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Eval mode for the length of a `with`; every module gets its own mode back."""
@@ -496,6 +474,24 @@ def recorder(name: str, notes: list[np.ndarray], percentile: float | None) -> Ca
             notes.append(summary(inputs[0], percentile, f"{name}.input"))
 
     return hook
+
+
+# %% modules/15_quantization/quantization_dev.py #layer-memory
+def layer_memory(layer: QuantizedLinear) -> dict[str, float]:
+    """The bytes of a quantised layer, before and after.
+
+    >>> layer_memory(QuantizedLinear(Linear(100, 10)))["overhead_bytes"]
+    36
+    """
+    payload = layer.q_weight.nbytes + (0 if layer.q_bias is None else layer.q_bias.nbytes)
+    held = sum(tensor.nbytes for tensor in layer.buffers())
+    return {
+        "original_bytes": layer.original_bytes,
+        "quantized_bytes": payload,
+        "overhead_bytes": held - payload,
+        "compression_ratio": layer.original_bytes / payload,
+        "total_ratio": layer.original_bytes / held,
+    }
 
 
 # %% modules/15_quantization/quantization_dev.py #observe-inputs
@@ -540,7 +536,6 @@ def swapped(value: Any, replacements: Mapping[int, Module]) -> Any:
     return value
 
 
-# %% modules/15_quantization/quantization_dev.py #replace-modules
 def replace_modules(model: Module, replacements: Mapping[int, Module]) -> None:
     """Put modules in the places of others (by id), in the whole tree."""
     for module in model.modules():
@@ -573,6 +568,32 @@ def linear_layers(model: Module, skip: str | Iterable[str]) -> dict[str, Linear]
         for name, layer in layers.items()
         if not any(name == other or name.startswith(f"{other}.") for other in skipped)
     }
+
+
+def model_bytes(model: Module) -> tuple[int, int, int]:
+    """(numbers learned, bytes of these and of other buffers, bytes of scales and zero points)."""
+    quantized = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    memory = [layer.memory_usage() for layer in quantized]
+    overhead = int(sum(usage["overhead_bytes"] for usage in memory))
+    numbers = sum(tensor.size for tensor in model.parameters())
+    numbers += int(sum(usage["quantized_bytes"] for usage in memory))  # one byte each
+    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    return numbers, held - overhead, overhead
+
+
+def report(
+    quantized: Mapping[str, QuantizedLinear], before: tuple[int, ...], after: tuple[int, ...]
+) -> QuantizationReport:
+    """The report on a model that had and has so many bytes."""
+    return QuantizationReport(
+        quantized_layers=len(quantized),
+        original_size_mb=(before[1] + before[2]) / 1e6,
+        quantized_size_mb=after[1] / 1e6,
+        overhead_mb=after[2] / 1e6,
+        compression_ratio=(before[1] + before[2]) / after[1] if after[1] else 1.0,
+        layers={name: layer.memory_usage() for name, layer in quantized.items()},
+        uncalibrated=[name for name, layer in quantized.items() if not layer.calibrated],
+    )
 
 
 # %% modules/15_quantization/quantization_dev.py #report
@@ -636,33 +657,6 @@ def quantize_model(
             quantized[name].set_input_range(*ranges[name])
     replace_modules(model, {id(layer): quantized[name] for name, layer in layers.items()})
     return report(quantized, before, model_bytes(model))
-
-
-# %% modules/15_quantization/quantization_dev.py #model-bytes
-def model_bytes(model: Module) -> tuple[int, int, int]:
-    """(numbers learned, bytes of these and of other buffers, bytes of scales and zero points)."""
-    quantized = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    memory = [layer.memory_usage() for layer in quantized]
-    overhead = int(sum(usage["overhead_bytes"] for usage in memory))
-    numbers = sum(tensor.size for tensor in model.parameters())
-    numbers += int(sum(usage["quantized_bytes"] for usage in memory))  # one byte each
-    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    return numbers, held - overhead, overhead
-
-
-def report(
-    quantized: Mapping[str, QuantizedLinear], before: tuple[int, ...], after: tuple[int, ...]
-) -> QuantizationReport:
-    """The report on a model that had and has so many bytes."""
-    return QuantizationReport(
-        quantized_layers=len(quantized),
-        original_size_mb=(before[1] + before[2]) / 1e6,
-        quantized_size_mb=after[1] / 1e6,
-        overhead_mb=after[2] / 1e6,
-        compression_ratio=(before[1] + before[2]) / after[1] if after[1] else 1.0,
-        layers={name: layer.memory_usage() for name, layer in quantized.items()},
-        uncalibrated=[name for name, layer in quantized.items() if not layer.calibrated],
-    )
 
 
 # %% modules/15_quantization/quantization_dev.py #compare-model-sizes
