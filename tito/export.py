@@ -51,21 +51,11 @@ def export(course: Course, modules: Iterable[Module] | None = None) -> list[str]
     return _write_changed(course.package, exported | facades(course, exported))
 
 
-def export_notebook(notebook: Path, module: Module, course: Course, package: Path) -> list[str]:
-    """Export a student's .ipynb of `module` into the package folder of a workspace.
-
-    The facades are renewed too. Returns the files that changed, relative to the package.
-    """
-    name = f"modules/{module.folder}/{notebook.name}"
-    text = export_text(module, read_module(notebook), name)
-    changed = _write_changed(package, {module.file: text})
-    return changed + write_facades(course, package)
-
-
 def fill_package(course: Course, package: Path, modules: Iterable[Module]) -> None:
     """Copy the reference's files of `modules`, and its data files, into another package folder.
 
-    A package of modules 1..N-1 is what module N is written and tested against.
+    Its facades are renewed for all that it then holds. A package of modules 1..N-1 is what module N
+    is written and tested against.
     """
     files = [module.file for module in modules]
     files += [
@@ -77,12 +67,7 @@ def fill_package(course: Course, package: Path, modules: Iterable[Module]) -> No
         content = (course.package / file).read_bytes()
         if not (package / file).is_file() or (package / file).read_bytes() != content:
             atomic_write(package / file, content)
-    write_facades(course, package)
-
-
-def write_facades(course: Course, package: Path) -> list[str]:
-    """Write `_index.py` and every `__init__.py(i)` for the files that `package` holds."""
-    return _write_changed(package, facades(course, package=package))
+    _write_changed(package, facades(course, package=package))
 
 
 def check_export(course: Course) -> dict[str, str]:
@@ -115,7 +100,7 @@ def export_text(module: Module, notebook: NotebookNode | None = None, source_nam
     if not cells:
         raise ExportError(f"{module.folder}: no cell of {source_name} begins with `#| export`")
     for cell in cells:
-        _check_syntax(cell, module)
+        _check_cell(cell, module)
         cell.source = _strip_markers(cell.source)
     with tempfile.TemporaryDirectory(prefix="tito-export-") as folder:
         staging = Path(folder).resolve()
@@ -238,14 +223,16 @@ def _index(homes: Mapping[str, Module], layers: set[str]) -> str:
     entries = [
         f'    "{name}": ("{module.export}", "{module.folder}"),' for name, module in homes.items()
     ]
-    tables = {
-        "HOMES: dict[str, tuple[str, str]] = ": "\n".join(["{", *entries, "}"]),
-        "LAYERS: set[str] = ": _wrap("", [f'"{name}"' for name in sorted(layers)], "{", "}"),
-    }
+    tables = {}
+    if homes:
+        tables["HOMES: dict[str, tuple[str, str]] = "] = "\n".join(["{", *entries, "}"])
+    if layers:
+        quoted = [f'"{name}"' for name in sorted(layers)]
+        tables["LAYERS: set[str] = "] = _wrap("", quoted, "{", "}")
     lines = Path(facade.__file__).read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines):
         for start, table in tables.items():
-            if line.startswith(start) and len(table) > 2:
+            if line.startswith(start):
                 lines[number] = start + table
         if line.startswith("# This is the text of"):
             lines[number] = GENERATED
@@ -259,14 +246,13 @@ def _stub(package: str, homes: Mapping[str, Module], layers: set[str]) -> str:
     by_file: dict[str, list[str]] = {}
     for name, module in offered.items():
         by_file.setdefault(module.export, []).append(name)
-    names = sorted(offered, key=_sort_key)
     if not package:
         by_file[""] = list(facade.FACADES)
-        names = sorted([*names, *facade.FACADES], key=_sort_key)
     for export, group in sorted(by_file.items()):
         dotted = f"tinytorch.{export}" if export else "tinytorch"
-        lines.append(_wrap(f"from {dotted} import ", sorted(group, key=_sort_key)))
-    quoted = [f'"{name}"' for name in names]
+        lines.append(_wrap(f"from {dotted} import ", _sorted_names(group, fold_case=True)))
+    names = [name for group in by_file.values() for name in group]
+    quoted = [f'"{name}"' for name in _sorted_names(names)]
     return "\n".join([*lines, "", _wrap("__all__ = ", quoted, "[", "]"), ""])
 
 
@@ -279,10 +265,18 @@ def _wrap(start: str, items: list[str], opening: str = "", closing: str = "") ->
     return "\n".join([start + (opening or "("), *rows, closing or ")"])
 
 
-def _sort_key(name: str) -> tuple[int, str]:
-    """The linter's order of imports: constants, classes, the rest."""
-    rank = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
-    return rank, name
+def _sorted_names(names: Iterable[str], fold_case: bool = False) -> list[str]:
+    """Constants, classes, the rest, each in natural order: the linter's order of an `__all__`.
+
+    Imports, which it orders without regard to case, need `fold_case`.
+    """
+
+    def key(name: str) -> tuple[int, list[str | int], str]:
+        kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+        parts = re.split(r"(\d+)", name.lower() if fold_case else name)
+        return kind, [int(part) if part.isdigit() else part for part in parts], name
+
+    return sorted(names, key=key)
 
 
 def _strip_markers(source: str) -> str:
@@ -295,14 +289,17 @@ def _strip_markers(source: str) -> str:
     )
 
 
-def _check_syntax(cell: NotebookNode, module: Module) -> None:
+def _check_cell(cell: NotebookNode, module: Module) -> None:
+    """Refuse what nbdev would pass over in silence: code that doesn't compile, a second file."""
+    place = f"{module.folder}, cell {cell.id}"
+    directive = next(line for line in cell.source.split("\n") if "export" in line)
+    if not re.fullmatch(r"\s*#\s*\|\s*exporti?\s*", directive):
+        raise ExportError(f"{place}: write `#| export` alone, not {directive.strip()!r}")
     try:
         compile(cell.source, cell.id, "exec", dont_inherit=True)
     except SyntaxError as error:
         line = cell.source.split("\n")[(error.lineno or 1) - 1].strip()
-        raise ExportError(
-            f"{module.folder}, cell {cell.id}, line {error.lineno}: {error.msg}: {line}"
-        ) from None
+        raise ExportError(f"{place}, line {error.lineno}: {error.msg}: {line}") from None
 
 
 def _maker_for(source_name: str) -> Callable[..., ModuleMaker]:
@@ -322,7 +319,7 @@ def _tidy(text: str, source_name: str) -> str:
     """nbdev's text in the formatter's layout: the names in `__all__`, blank lines between cells."""
     found = re.search(r"^__all__ = (\[.*?\])", text, re.MULTILINE | re.DOTALL)
     assert found, "nbdev writes __all__ into every file"
-    names = [f'"{name}"' for name in sorted(ast.literal_eval(found[1]), key=_sort_key)]
+    names = [f'"{name}"' for name in _sorted_names(ast.literal_eval(found[1]))]
     text = text[: found.start()] + _wrap("__all__ = ", names, "[", "]") + text[found.end() :]
     # two blank lines between cells, one below the header
     return re.sub(

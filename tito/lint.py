@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from tito import facade
 from tito.course import Course, Module
-from tito.notebook import read_percent
+from tito.notebook import is_exported, read_percent
 
 SOLUTION_LINES = 25
 FUNCTION_LINES = 40
@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def is_exported(self) -> bool:
-        return self.is_code and re.match(r"#\| ?exporti?\b", self.source) is not None
+        return is_exported(self.node)
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -106,7 +106,8 @@ def grade_id(cell: NotebookNode) -> str | None:
 
 def is_exported(cell: NotebookNode) -> bool:
     """Whether the cell becomes part of the package."""
-    return cell.cell_type == "code" and bool(re.match(r"\s*#\s*\|\s*export", cell.source))
+    directives = r"(?:\s*#\s*\|.*\n)*\s*#\s*\|\s*export"  # nbdev reads all lines above the code
+    return cell.cell_type == "code" and re.match(directives, cell.source) is not None
 
 
 def graded_cells(notebook: NotebookNode) -> list[NotebookNode]:

@@ -15,16 +15,14 @@ import pytest
 from lessons import TENSOR, two_lessons, write_course
 
 from tito.course import Course, find_course
-from tito.errors import TitoError
 from tito.export import (
     ExportError,
     check_export,
     export,
-    export_notebook,
+    export_text,
     fill_package,
-    write_facades,
 )
-from tito.notebook import read_module, student_version, write_notebook
+from tito.notebook import read_module, student_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,46 +145,37 @@ def test_the_committed_package_is_fresh():
     assert check_export(find_course()) == {}
 
 
-def test_a_students_notebook_goes_into_the_workspaces_package(course, tmp_path):
-    export(course)
+def test_a_students_notebook_becomes_a_package_file(course):
     module = course.module("02")
-    package = tmp_path / "work" / "tinytorch"
-    fill_package(course, package, course.before(module))
     notebook = student_version(read_module(module))
+    name = "modules/02_activations/activations.ipynb"
+
+    def exported(source):
+        student = nbformat.from_dict(notebook)
+        [relu] = [cell for cell in student.cells if cell.id == "relu"]
+        relu.source = relu.source.replace("raise NotImplementedError()", source)
+        relu.outputs = [nbformat.v4.new_output("stream", text="kept out of the file")]
+        return export_text(module, student, name)
+
+    stub = exported("raise NotImplementedError()")
+    assert "raise NotImplementedError()" in stub and "YOUR CODE HERE" not in stub
+    text = exported("return x  # mine")
+    assert f"# %% {name} #relu\ndef relu" in text and "    return x  # mine\n" in text
+    assert text.replace("return x  # mine", "raise NotImplementedError()") == stub
+    with pytest.raises(ExportError, match=r"activations, cell relu, line 5: '\(' was never closed"):
+        exported("return (x")
+
+
+@pytest.mark.parametrize("directive", ["#| export core.more", "#| exports", "#| exportd"])
+def test_what_nbdev_would_export_elsewhere_is_refused(course, directive):
+    module = course.module("02")
+    notebook = read_module(module)
     [relu] = [cell for cell in notebook.cells if cell.id == "relu"]
-    path = tmp_path / "work" / "activations.ipynb"
-
-    write_notebook(path, notebook)
-    export_notebook(path, module, course, package)
-    stub = (package / "core" / "activations.py").read_text()
-    assert "raise NotImplementedError" in stub and "YOUR CODE HERE" not in stub
-
-    relu.source = relu.source.replace("raise NotImplementedError()", "return x  # mine")
-    relu.outputs = [nbformat.v4.new_output("stream", text="kept out of the file")]
-    write_notebook(path, notebook)
-    assert export_notebook(path, module, course, package) == ["core/activations.py"]
-    text = (package / "core" / "activations.py").read_text()
-    assert "return x  # mine" in text
-    assert "modules/02_activations/activations.ipynb #relu" in text
-
-    relu.source = relu.source.replace("return x", "return (x")
-    write_notebook(path, notebook)
-    with pytest.raises(
-        ExportError, match=r"02_activations, cell relu, line 5: '\(' was never closed"
-    ):
-        export_notebook(path, module, course, package)
-    assert (package / "core" / "activations.py").read_text() == text
-
-
-def test_a_damaged_notebook_is_one_line(course, tmp_path):
-    export(course)
-    for content in ("", "{", '{"cells": 3}', json.dumps({"nbformat": 4})):
-        path = tmp_path / "activations.ipynb"
-        path.write_text(content)
-        with pytest.raises(TitoError, match=r"activations\.ipynb") as raised:
-            export_notebook(path, course.module("02"), course, tmp_path / "tinytorch")
-        assert "\n" not in str(raised.value)
-    assert not (tmp_path / "tinytorch").exists()
+    relu.source = relu.source.replace("#| export", directive)
+    with pytest.raises(ExportError, match=r"cell relu: write `#\| export` alone, not '#\| export"):
+        export_text(module, notebook)
+    relu.source = relu.source.replace(directive, "#| hide\n#| export")
+    assert "def relu" in export_text(module, notebook)
 
 
 def test_a_partial_package_offers_in_its_stubs_what_it_holds(course, tmp_path):
@@ -197,7 +186,7 @@ def test_a_partial_package_offers_in_its_stubs_what_it_holds(course, tmp_path):
     assert "relu" not in (package / "__init__.pyi").read_text()
     assert (package / "_index.py").read_bytes() == (course.package / "_index.py").read_bytes()
     shutil.copy(course.package / "core" / "activations.py", package / "core")
-    assert "__init__.pyi" in write_facades(course, package)
+    fill_package(course, package, [])
     assert "relu" in (package / "__init__.pyi").read_text()
 
 

@@ -153,6 +153,15 @@ def test_a_notebook_is_written_and_read_back(module, tmp_path):
         read_notebook(tmp_path / "gone.ipynb")
 
 
+@pytest.mark.parametrize("content", ["", "{", '{"cells": 3}', '{"nbformat": 4}', "\udcff"])
+def test_a_damaged_notebook_is_one_line(tmp_path, content):
+    path = tmp_path / "damaged.ipynb"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(TitoError, match=r"damaged\.ipynb is not a readable notebook") as raised:
+        read_module(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "notes.txt"
     atomic_write(path, "old")
