@@ -31,8 +31,10 @@ SEED = 0
 
 def quickstart(data: str = "digits", plot: Path | None = None) -> dict[str, Any]:
     """Export, train, quantise and measure; returns all figures."""
-    if plot:
-        pyplot()  # a missing extra is told before the work, not after it
+    if plot:  # what is missing is told before the work, not after it
+        pyplot()
+        if not plot.absolute().parent.is_dir():
+            raise TitoError(f"--plot {plot}: there is no folder {plot.parent}")
     exported = export()
     import tinytorch
     from tinytorch import Tensor, manual_seed, quantize_model
