@@ -132,55 +132,36 @@ HOMES: dict[str, tuple[str, str]] = {
     "Module": ("core.layers", "03_layers"),
     "Sequential": ("core.layers", "03_layers"),
     "linear": ("core.layers", "03_layers"),
+    "BCEWithLogitsLoss": ("core.losses", "04_losses"),
+    "BinaryCrossEntropyLoss": ("core.losses", "04_losses"),
+    "CrossEntropyLoss": ("core.losses", "04_losses"),
+    "HuberLoss": ("core.losses", "04_losses"),
+    "KLDivLoss": ("core.losses", "04_losses"),
+    "L1Loss": ("core.losses", "04_losses"),
+    "MSELoss": ("core.losses", "04_losses"),
+    "NLLLoss": ("core.losses", "04_losses"),
+    "binary_cross_entropy": ("core.losses", "04_losses"),
+    "binary_cross_entropy_with_logits": ("core.losses", "04_losses"),
     "cross_entropy": ("core.losses", "04_losses"),
+    "huber_loss": ("core.losses", "04_losses"),
+    "kl_div": ("core.losses", "04_losses"),
+    "l1_loss": ("core.losses", "04_losses"),
+    "mse_loss": ("core.losses", "04_losses"),
+    "nll_loss": ("core.losses", "04_losses"),
+    "softplus": ("core.losses", "04_losses"),
     "target_weights": ("core.losses", "04_losses"),
-    "LETTERS": ("core.autograd", "05_autograd"),
-    "Node": ("core.autograd", "05_autograd"),
-    "along": ("core.autograd", "05_autograd"),
     "backward": ("core.autograd", "05_autograd"),
-    "check_usable": ("core.autograd", "05_autograd"),
-    "chosen": ("core.autograd", "05_autograd"),
-    "compare_with_differences": ("core.autograd", "05_autograd"),
-    "concatenate_rule": ("core.autograd", "05_autograd"),
-    "contributions": ("core.autograd", "05_autograd"),
-    "cross_entropy_rule": ("core.autograd", "05_autograd"),
-    "cumsum_rule": ("core.autograd", "05_autograd"),
-    "einsum_rule": ("core.autograd", "05_autograd"),
     "enable_grad": ("core.autograd", "05_autograd"),
-    "explicit_subscripts": ("core.autograd", "05_autograd"),
-    "extreme_rule": ("core.autograd", "05_autograd"),
-    "gelu_rule": ("core.autograd", "05_autograd"),
     "grad": ("core.autograd", "05_autograd"),
     "gradcheck": ("core.autograd", "05_autograd"),
-    "gradients": ("core.autograd", "05_autograd"),
     "hessian": ("core.autograd", "05_autograd"),
     "is_grad_enabled": ("core.autograd", "05_autograd"),
     "jacobian": ("core.autograd", "05_autograd"),
     "joint_vjp": ("core.autograd", "05_autograd"),
-    "keep_axes": ("core.autograd", "05_autograd"),
-    "log_softmax_rule": ("core.autograd", "05_autograd"),
-    "matmul_left": ("core.autograd", "05_autograd"),
-    "matmul_operands": ("core.autograd", "05_autograd"),
-    "matmul_right": ("core.autograd", "05_autograd"),
-    "mean_rule": ("core.autograd", "05_autograd"),
     "no_grad": ("core.autograd", "05_autograd"),
     "nondifferentiable": ("core.autograd", "05_autograd"),
-    "permute_rule": ("core.autograd", "05_autograd"),
-    "power_base": ("core.autograd", "05_autograd"),
-    "power_exponent": ("core.autograd", "05_autograd"),
-    "prod_rule": ("core.autograd", "05_autograd"),
-    "producers_first": ("core.autograd", "05_autograd"),
-    "record": ("core.autograd", "05_autograd"),
-    "rows": ("core.autograd", "05_autograd"),
     "rules": ("core.autograd", "05_autograd"),
-    "seed_gradient": ("core.autograd", "05_autograd"),
-    "silu_rule": ("core.autograd", "05_autograd"),
-    "softmax_rule": ("core.autograd", "05_autograd"),
-    "sum_rule": ("core.autograd", "05_autograd"),
-    "unbroadcast": ("core.autograd", "05_autograd"),
-    "var_rule": ("core.autograd", "05_autograd"),
     "vjp": ("core.autograd", "05_autograd"),
-    "wants_gradient": ("core.autograd", "05_autograd"),
     "without_rule": ("core.autograd", "05_autograd"),
     "SGD": ("core.optimizers", "06_optimizers"),
     "Adam": ("core.optimizers", "06_optimizers"),
@@ -233,6 +214,29 @@ HOMES: dict[str, tuple[str, str]] = {
     "read_idx": ("data.loader", "08_dataloader"),
     "read_published": ("data.loader", "08_dataloader"),
     "rotate": ("data.loader", "08_dataloader"),
+    "FLOPS": ("profiling.profiler", "14_profiling"),
+    "GraphDrawing": ("profiling.profiler", "14_profiling"),
+    "Machine": ("profiling.profiler", "14_profiling"),
+    "OpCall": ("profiling.profiler", "14_profiling"),
+    "Profiler": ("profiling.profiler", "14_profiling"),
+    "Trace": ("profiling.profiler", "14_profiling"),
+    "activation_bytes": ("profiling.profiler", "14_profiling"),
+    "bottleneck": ("profiling.profiler", "14_profiling"),
+    "by_op": ("profiling.profiler", "14_profiling"),
+    "bytes_moved": ("profiling.profiler", "14_profiling"),
+    "chrome_events": ("profiling.profiler", "14_profiling"),
+    "count_parameters": ("profiling.profiler", "14_profiling"),
+    "draw_graph": ("profiling.profiler", "14_profiling"),
+    "einsum_flops": ("profiling.profiler", "14_profiling"),
+    "flops_of": ("profiling.profiler", "14_profiling"),
+    "graph_depths": ("profiling.profiler", "14_profiling"),
+    "latency": ("profiling.profiler", "14_profiling"),
+    "linear_flops": ("profiling.profiler", "14_profiling"),
+    "matmul_flops": ("profiling.profiler", "14_profiling"),
+    "peak_bytes": ("profiling.profiler", "14_profiling"),
+    "profile": ("profiling.profiler", "14_profiling"),
+    "roofline": ("profiling.profiler", "14_profiling"),
+    "this_machine": ("profiling.profiler", "14_profiling"),
     "QuantizationReport": ("optimization.quantization", "15_quantization"),
     "QuantizedLinear": ("optimization.quantization", "15_quantization"),
     "Quantizer": ("optimization.quantization", "15_quantization"),
@@ -245,14 +249,22 @@ HOMES: dict[str, tuple[str, str]] = {
 }
 # the classes with a `forward` method, which tinytorch.nn offers
 LAYERS: set[str] = {
+    "BCEWithLogitsLoss",
+    "BinaryCrossEntropyLoss",
+    "CrossEntropyLoss",
     "Dropout",
     "Flatten",
     "GELU",
+    "HuberLoss",
     "Identity",
+    "KLDivLoss",
+    "L1Loss",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "MSELoss",
     "Module",
+    "NLLLoss",
     "QuantizedLinear",
     "ReLU",
     "Sequential",
@@ -287,14 +299,13 @@ def facade(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
         return getattr(importlib.import_module(f"tinytorch.{file}"), name)
 
     def __dir__() -> list[str]:
-        offered = {**homes, **children}
-        return sorted(name for name, (file, _) in offered.items() if _is_there(file))
+        return _held({**homes, **children})
 
     if below == "core" and _is_there("core.autograd"):
         # whoever uses a tensor gets gradients
         importlib.import_module("tinytorch.core.autograd")
-    facades = FACADES if not below else ()
-    return __getattr__, __dir__, sorted({n for n in homes if _is_there(homes[n][0])} | {*facades})
+    facades = () if below else FACADES
+    return __getattr__, __dir__, sorted([*_held(homes), *facades])
 
 
 def offers(package: str, file: str, is_layer: bool) -> bool:
@@ -322,6 +333,12 @@ def _children(package: str) -> dict[str, tuple[str, str]]:
     if not package:
         children |= {name: (name, "") for name in FACADES}
     return children
+
+
+def _held(homes: dict[str, tuple[str, str]]) -> list[str]:
+    """The names whose file this package holds."""
+    there = {file for file in {file for file, _ in homes.values()} if _is_there(file)}
+    return sorted(name for name, (file, _) in homes.items() if file in there)
 
 
 def _is_there(file: str) -> bool:

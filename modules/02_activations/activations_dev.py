@@ -510,9 +510,9 @@ def softmax(x, axis=-1):
     """
     x = _floats(x)
     ### BEGIN SOLUTION
-    powers = x - np.max(x, axis=axis, keepdims=True)
+    powers = x - x.max(axis=axis, keepdims=True)
     np.exp(powers, out=powers)
-    powers /= np.sum(powers, axis=axis, keepdims=True)
+    powers /= powers.sum(axis=axis, keepdims=True)
     return powers
     ### END SOLUTION
 
@@ -581,8 +581,8 @@ def log_softmax(x, axis=-1):
     """
     x = _floats(x)
     ### BEGIN SOLUTION
-    result = x - np.max(x, axis=axis, keepdims=True)
-    result -= np.log(np.sum(np.exp(result), axis=axis, keepdims=True))
+    result = x - x.max(axis=axis, keepdims=True)
+    result -= np.log(np.exp(result).sum(axis=axis, keepdims=True))
     return result
     ### END SOLUTION
 

@@ -120,9 +120,9 @@ def softmax(x, axis=-1):
             [1. , 0. ]])
     """
     x = _floats(x)
-    powers = x - np.max(x, axis=axis, keepdims=True)
+    powers = x - x.max(axis=axis, keepdims=True)
     np.exp(powers, out=powers)
-    powers /= np.sum(powers, axis=axis, keepdims=True)
+    powers /= powers.sum(axis=axis, keepdims=True)
     return powers
 
 
@@ -135,8 +135,8 @@ def log_softmax(x, axis=-1):
     Tensor([-200.,    0.])
     """
     x = _floats(x)
-    result = x - np.max(x, axis=axis, keepdims=True)
-    result -= np.log(np.sum(np.exp(result), axis=axis, keepdims=True))
+    result = x - x.max(axis=axis, keepdims=True)
+    result -= np.log(np.exp(result).sum(axis=axis, keepdims=True))
     return result
 
 

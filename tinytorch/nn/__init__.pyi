@@ -4,23 +4,41 @@ from tinytorch.core.activations import (
     LeakyReLU,
     LogSoftmax,
     ReLU,
-    SiLU,
     Sigmoid,
+    SiLU,
     Softmax,
     Tanh,
 )
 from tinytorch.core.layers import Dropout, Flatten, Identity, Linear, Module, Sequential
+from tinytorch.core.losses import (
+    BCEWithLogitsLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+)
 from tinytorch.optimization.quantization import QuantizedLinear
 
 __all__ = [
     "GELU",
+    "BCEWithLogitsLoss",
+    "BinaryCrossEntropyLoss",
+    "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "HuberLoss",
     "Identity",
+    "KLDivLoss",
+    "L1Loss",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "MSELoss",
     "Module",
+    "NLLLoss",
     "QuantizedLinear",
     "ReLU",
     "Sequential",
