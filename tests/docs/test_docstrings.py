@@ -23,8 +23,10 @@ def examples(module):
 
     doctest's own finder passes over ops: an op is a wrapper whose globals are another module's.
     """
-    found = []
+    found = {}  # by id: a method may be a function of the module under another name
     for name, thing in vars(module).items():
+        if getattr(thing, "__module__", "") != module.__name__:
+            continue
         things = {name: thing}
         if inspect.isclass(thing):
             things |= {f"{name}.{key}": value for key, value in vars(thing).items()}
@@ -37,10 +39,10 @@ def examples(module):
             docstring = value.__doc__
             if docstring and ">>>" in docstring:
                 scope = dict(vars(module))
-                found.append(
-                    doctest.DocTestParser().get_doctest(docstring, scope, key, module.__name__, 0)
+                found[id(value)] = doctest.DocTestParser().get_doctest(
+                    docstring, scope, key, module.__name__, 0
                 )
-    return found
+    return list(found.values())
 
 
 def docstrings_with_examples(path):
