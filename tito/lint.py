@@ -83,7 +83,7 @@ def lint(course: Course, modules: Iterable[Module] | None = None) -> list[Findin
 
 def _lint_module(course: Course, module: Module) -> Found:
     text = module.source.read_text(encoding="utf-8")
-    headers = [match for match in _HEADER.finditer(text) if match[0] != "# %%raw"]
+    headers = list(_HEADER.finditer(text))
     nodes = read_percent(text).cells
     if len(headers) != len(nodes):
         yield 1, f"{len(headers)} cell headers make {len(nodes)} cells: begin each cell with # %%"
@@ -157,13 +157,9 @@ def _regions(cell: Cell) -> Found:
         if begins and not cell.nbgrader.get(key):
             yield cell.line, f'a region of {kind.lower()} needs "{key}": true in its nbgrader'
         for begin, end in pairs if kind == "SOLUTION" else []:
-            length = end - begin - 1
-            if length > SOLUTION_LINES:
-                line = cell.line + 1 + begin
-                yield (
-                    line,
-                    f"a solution of {length} lines: split it, {SOLUTION_LINES} are the limit",
-                )
+            if (length := end - begin - 1) > SOLUTION_LINES:
+                advice = f"split it, {SOLUTION_LINES} are the limit"
+                yield cell.line + 1 + begin, f"a solution of {length} lines: {advice}"
         if kind == "SOLUTION" and cell.is_code and cell.nbgrader.get("solution") and not begins:
             yield cell.line, "a solution cell needs `### BEGIN SOLUTION` and `### END SOLUTION`"
 
@@ -206,10 +202,8 @@ def _definition(node: _Definition, cell: Cell) -> Found:
     if length > FUNCTION_LINES and not is_given_class:
         yield line, f"{node.name} has {length} lines: {FUNCTION_LINES} are the limit"
     if wall := _WALL.search(ast.get_docstring(node) or ""):
-        yield (
-            line,
-            f"{node.name}: steps and hints ({wall[0]}) belong into the text, not the docstring",
-        )
+        advice = "put steps and hints into the text above"
+        yield line, f"{node.name}: {wall[0]} in a docstring: {advice}"
 
 
 def _length(node: _Definition) -> int:

@@ -97,7 +97,7 @@ SOLUTION = "    return Tensor(max(v, 0.0) for v in x.data)\n"
             '"""relu as a layer."""',
             '"""relu as a layer.\n\n    TODO: call relu.\n    """',
             "class ReLU",
-            "ReLU: steps and hints (TODO)",
+            "ReLU: TODO in a docstring: put steps and hints into the text above",
         ),
         (
             "#| export\nclass ReLU",
