@@ -1077,8 +1077,9 @@ def test_matmul():
     stack = Tensor(np.arange(12.0).reshape(2, 2, 3))
     check((stack @ Tensor(np.ones((3, 5)))).shape, (2, 2, 5), "axes before the last two are stacks")
     check((stack @ Tensor(np.ones(3))), [[3.0, 12.0], [21.0, 30.0]], "a 1-D b has one axis: 0")
+    check((stack @ Tensor(np.ones((2, 3, 4)))).shape, (2, 2, 4), "b's last but one axis counts")
     with check_raises(ValueError, "inner sizes 3 and 2 differ", "b's last but one axis counts"):
-        stack @ Tensor(np.zeros((2, 2, 3)))
+        stack @ Tensor(np.zeros((3, 2, 3)))
     ### END HIDDEN TESTS
 
 
