@@ -153,7 +153,11 @@ def _try_suite(module: Module, folder: Path) -> list[Test]:
     (folder / "pytest.ini").write_text(_PYTEST_INI, encoding="utf-8")
     tito = Path(__file__).resolve().parent.parent
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(folder), str(tito)]), "MPLBACKEND": "Agg"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(tito)]),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever else is installed
+        "MPLBACKEND": "Agg",
+    }
     ended = ""
     try:
         done = subprocess.run(

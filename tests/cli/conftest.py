@@ -78,16 +78,22 @@ class Ran:
 
 @pytest.fixture
 def course(tmp_path, monkeypatch) -> Course:
-    """Tensor (given), activations and layers, with a suite for activations."""
+    """Tensor (given), activations and layers."""
     course = write_course(
         tmp_path / "course", m01_tensor=TENSOR, m02_activations=ACTIVATIONS, m03_layers=LAYERS
     )
-    suite = course.module("02").suite
-    suite.parent.mkdir(parents=True)
-    suite.write_text(SUITE, encoding="utf-8")
     export(course)
     monkeypatch.setattr("tito.course.find_course", lambda: course)
     return course
+
+
+@pytest.fixture
+def suite(course) -> Path:
+    """The file of the pytest suite of activations."""
+    path = course.module("02").suite
+    path.parent.mkdir(parents=True)
+    path.write_text(SUITE, encoding="utf-8")
+    return path
 
 
 @pytest.fixture

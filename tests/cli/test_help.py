@@ -102,7 +102,7 @@ def test_errors_are_data_too(tito, workspace):
 NEEDS_THE_EXTRA = "tito needs the course extra: pip install 'tinytorch[course]'\n"
 
 
-@pytest.mark.parametrize("absent", ["click", "rich.console", "filelock", "jupytext"])
+@pytest.mark.parametrize("absent", ["click", "filelock"])
 def test_without_the_extra_course(absent, tmp_path):
     """One line, where click isn't there, and where something is missing that a command needs."""
     command = ["setup", str(tmp_path / "course")]
