@@ -195,213 +195,6 @@ def adopt_parameter(module: Module, name: str, tensor: Tensor) -> None:
     tensor.requires_grad = wanted and tensor.dtype.kind == "f"
 
 
-# %% modules/03_layers/layers_dev.py #modules-in
-def is_module(value: Any) -> bool:
-    """Is it a Module, or something that is called like one: an object with a `forward` method?"""
-    return isinstance(value, Module) or (hasattr(type(value), "forward") and callable(value))
-
-
-def modules_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The modules that an attribute holds: itself, or those in its lists, tuples and dicts.
-
-    >>> list(modules_in("blocks", [Identity(), {"skip": Identity()}]))
-    [('blocks.0', Identity()), ('blocks.1.skip', Identity())]
-    """
-    if is_module(value):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from modules_in(f"{name}.{key}", item)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from modules_in(f"{name}.{index}", item)
-
-
-# %% modules/03_layers/layers_dev.py #named-modules
-def named_modules(root: Module) -> list[tuple[str, Any]]:
-    """A module, named "", and all below it with dotted names, each once, parents first.
-
-    >>> [name for name, _ in named_modules(Sequential(Identity(), Sequential(Identity())))]
-    ['', '0', '1', '1.0']
-    """
-    found: list[tuple[str, Any]] = []
-    seen: set[int] = set()
-
-    def visit(name: str, module: Any) -> None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        found.append((name, module))
-        if isinstance(module, Module):
-            for part, child in module.named_children():
-                visit(f"{name}.{part}" if name else part, child)
-
-    visit("", root)
-    return found
-
-
-# %% modules/03_layers/layers_dev.py #set-submodule
-def set_submodule(root: Module, name: str, module: Any) -> None:
-    """Put `module` in the place that `named_modules(root)` calls `name`."""
-    place: Any = root
-    container: Any = None
-    key: Any = None
-    for part in name.split("."):
-        try:
-            container, key = slot(place, part)
-            place = container[key]
-        except (LookupError, TypeError, ValueError):
-            raise KeyError(f"set_submodule: {type(root).__name__} has no {name!r}") from None
-    if not is_module(place) or isinstance(container, tuple):
-        raise KeyError(f"set_submodule: {name!r} of {type(root).__name__} can't be replaced")
-    container[key] = module
-
-
-def slot(holder: Any, part: str) -> tuple[Any, Any]:
-    """The container and the key under which a module, list, tuple or dict has a part."""
-    if isinstance(holder, Sequential) and part.isdigit():
-        holder = holder.layers
-    container = vars(holder) if isinstance(holder, Module) else holder
-    if isinstance(container, dict):
-        return container, next((key for key in container if str(key) == part), part)
-    return container, int(part)
-
-
-# %% modules/03_layers/layers_dev.py #named-tensors
-def named_tensors(root: Module, buffers: bool) -> list[tuple[str, Tensor]]:
-    """The parameters, or the buffers, of a tree by dotted name; a shared tensor comes once.
-
-    >>> [name for name, _ in named_tensors(Sequential(Linear(3, 2)), buffers=False)]
-    ['0.weight', '0.bias']
-    """
-    found: list[tuple[str, Tensor]] = []
-    seen: set[int] = set()
-    for path, module in root.named_modules():
-        if not isinstance(module, Module):
-            continue
-        for name, value in vars(module).items():
-            wanted = isinstance(value, Tensor) and (name in module._buffers) == buffers
-            if wanted and id(value) not in seen:
-                seen.add(id(value))
-                found.append((f"{path}.{name}" if path else name, value))
-    return found
-
-
-# %% modules/03_layers/layers_dev.py #state-dict
-def state_dict(module: Module) -> dict[str, Tensor]:
-    """All that a model has learned, by name: tensors that share the model's memory.
-
-    A shared tensor stands under each of its names; buffers that aren't persistent stay out.
-
-    >>> list(state_dict(Sequential(Linear(3, 2))))
-    ['0.weight', '0.bias']
-    """
-    state = {
-        name: value.detach()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor) and module._buffers.get(name, True)
-    }
-    for path, child in module.named_children():
-        if isinstance(child, Module):
-            state.update({f"{path}.{name}": tensor for name, tensor in child.state_dict().items()})
-    return state
-
-
-# %% modules/03_layers/layers_dev.py #load-state-dict
-def load_state_dict(
-    module: Module, state: Mapping[str, Any], strict: bool = True
-) -> tuple[list[str], list[str]]:
-    """Write values into a model in place: all of them, or, where something doesn't fit, none.
-
-    Returns the missing and the unexpected names.
-
-    >>> model = Linear(1, 1, bias=False)
-    >>> model.load_state_dict({"weight": np.array([[7.0]])})
-    ([], [])
-    >>> model(Tensor([2.0])).item()
-    14.0
-    """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    given = {name: np.asarray(state[name]) for name in own if name in state}
-    faults = [f"no value for {name}" for name in missing] if strict else []
-    faults += [f"no place for {name}" for name in unexpected] if strict else []
-    faults += unfit(own, given)
-    if faults:
-        raise ValueError(f"load_state_dict: {summary(faults)}")
-    for name, array in given.items():
-        own[name].data[...] = array
-        writes.add(own[name].data)
-    return missing, unexpected
-
-
-# %% modules/03_layers/layers_dev.py #load-state-dict-parts
-def unfit(own: Mapping[str, Tensor], given: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """What is wrong with the arrays that are to be written into tensors of the same names."""
-    for name, array in given.items():
-        tensor = own[name]
-        if array.shape != tensor.shape:
-            yield f"{name} has shape {array.shape}, the model {tensor.shape}"
-        elif not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
-            yield f"{name} is {array.dtype}, the model {tensor.dtype}"
-
-
-def summary(faults: list[str], limit: int = 4) -> str:
-    """The first few faults, and how many more there are."""
-    more = f"; and {len(faults) - limit} more" if len(faults) > limit else ""
-    return "; ".join(faults[:limit]) + more
-
-
-# %% modules/03_layers/layers_dev.py #call-with-hooks
-class HookHandle:
-    """What registering a hook returns: `remove()` takes the hook away again."""
-
-    def __init__(self, module: Module, table: str, hook: Callable):
-        self.module, self.table, self.key = module, table, object()
-        setattr(module, table, {**getattr(module, table), self.key: hook})
-
-    def remove(self) -> None:
-        """Take the hook away; nothing happens where it is gone already."""
-        hooks = getattr(self.module, self.table)
-        rest = {key: hook for key, hook in hooks.items() if key is not self.key}
-        setattr(self.module, self.table, rest)
-
-
-def call_with_hooks(module: Module, inputs: tuple, options: dict[str, Any]) -> Any:
-    """Run the pre-hooks, forward and the hooks; what a hook returns replaces what it was shown.
-
-    >>> layer = Identity()
-    >>> handle = layer.register_forward_hook(lambda module, inputs, output: 2 * output)
-    >>> layer(21)
-    42
-    >>> handle.remove()
-    >>> layer(21)
-    21
-    """
-    for hook in module._forward_pre_hooks.values():
-        replaced = hook(module, inputs)
-        if replaced is not None:
-            inputs = replaced if isinstance(replaced, tuple) else (replaced,)
-    output = module.forward(*inputs, **options)
-    for hook in module._forward_hooks.values():
-        replaced = hook(module, inputs, output)
-        if replaced is not None:
-            output = replaced
-    return output
-
-
-# %% modules/03_layers/layers_dev.py #module-repr
-def module_repr(module: Module) -> str:
-    """The tree as text, one line for each child, as PyTorch prints it."""
-    name, extra = type(module).__name__, module._extra_repr()
-    children = [f"({part}): {child!r}" for part, child in module.named_children()]
-    lines = [text.replace("\n", "\n  ") for text in children]
-    if not lines:
-        return f"{name}({extra})"
-    return "\n  ".join([f"{name}({extra}", *lines]) + "\n)"
-
-
 # %% modules/03_layers/layers_dev.py #linear-layer
 class Linear(Module):
     """x @ weight + bias, with weight (in_features, out_features) and bias (out_features,).
@@ -479,6 +272,148 @@ class Sequential(Module):
         return Sequential(self.layers[index]) if isinstance(index, slice) else self.layers[index]
 
 
+# %% modules/03_layers/layers_dev.py #modules-in
+def is_module(value: Any) -> bool:
+    """Is it a Module, or something that is called like one: an object with a `forward` method?"""
+    return isinstance(value, Module) or (hasattr(type(value), "forward") and callable(value))
+
+
+def modules_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The modules that an attribute holds: itself, or those in its lists, tuples and dicts.
+
+    >>> list(modules_in("blocks", [Identity(), {"skip": Identity()}]))
+    [('blocks.0', Identity()), ('blocks.1.skip', Identity())]
+    """
+    if is_module(value):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from modules_in(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from modules_in(f"{name}.{index}", item)
+
+
+# %% modules/03_layers/layers_dev.py #module-repr
+def module_repr(module: Module) -> str:
+    """The tree as text, one line for each child, as PyTorch prints it."""
+    name, extra = type(module).__name__, module._extra_repr()
+    children = [f"({part}): {child!r}" for part, child in module.named_children()]
+    lines = [text.replace("\n", "\n  ") for text in children]
+    if not lines:
+        return f"{name}({extra})"
+    return "\n  ".join([f"{name}({extra}", *lines]) + "\n)"
+
+
+# %% modules/03_layers/layers_dev.py #named-modules
+def named_modules(root: Module) -> list[tuple[str, Any]]:
+    """A module, named "", and all below it with dotted names, each once, parents first.
+
+    >>> [name for name, _ in named_modules(Sequential(Identity(), Sequential(Identity())))]
+    ['', '0', '1', '1.0']
+    """
+    found: list[tuple[str, Any]] = []
+    seen: set[int] = set()
+
+    def visit(name: str, module: Any) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        found.append((name, module))
+        if isinstance(module, Module):
+            for part, child in module.named_children():
+                visit(f"{name}.{part}" if name else part, child)
+
+    visit("", root)
+    return found
+
+
+# %% modules/03_layers/layers_dev.py #named-tensors
+def named_tensors(root: Module, buffers: bool) -> list[tuple[str, Tensor]]:
+    """The parameters, or the buffers, of a tree by dotted name; a shared tensor comes once.
+
+    >>> [name for name, _ in named_tensors(Sequential(Linear(3, 2)), buffers=False)]
+    ['0.weight', '0.bias']
+    """
+    found: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
+    for path, module in root.named_modules():
+        if not isinstance(module, Module):
+            continue
+        for name, value in vars(module).items():
+            wanted = isinstance(value, Tensor) and (name in module._buffers) == buffers
+            if wanted and id(value) not in seen:
+                seen.add(id(value))
+                found.append((f"{path}.{name}" if path else name, value))
+    return found
+
+
+# %% modules/03_layers/layers_dev.py #state-dict
+def state_dict(module: Module) -> dict[str, Tensor]:
+    """All that a model has learned, by name: tensors that share the model's memory.
+
+    A shared tensor stands under each of its names; buffers that aren't persistent stay out.
+
+    >>> list(state_dict(Sequential(Linear(3, 2))))
+    ['0.weight', '0.bias']
+    """
+    state = {
+        name: value.detach()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and module._buffers.get(name, True)
+    }
+    for path, child in module.named_children():
+        if isinstance(child, Module):
+            state.update({f"{path}.{name}": tensor for name, tensor in child.state_dict().items()})
+    return state
+
+
+# %% modules/03_layers/layers_dev.py #load-state-dict-parts
+def unfit(own: Mapping[str, Tensor], given: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What is wrong with the arrays that are to be written into tensors of the same names."""
+    for name, array in given.items():
+        tensor = own[name]
+        if array.shape != tensor.shape:
+            yield f"{name} has shape {array.shape}, the model {tensor.shape}"
+        elif not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
+            yield f"{name} is {array.dtype}, the model {tensor.dtype}"
+
+
+def summary(faults: list[str], limit: int = 4) -> str:
+    """The first few faults, and how many more there are."""
+    more = f"; and {len(faults) - limit} more" if len(faults) > limit else ""
+    return "; ".join(faults[:limit]) + more
+
+
+# %% modules/03_layers/layers_dev.py #load-state-dict
+def load_state_dict(
+    module: Module, state: Mapping[str, Any], strict: bool = True
+) -> tuple[list[str], list[str]]:
+    """Write values into a model in place: all of them, or, where something doesn't fit, none.
+
+    Returns the missing and the unexpected names.
+
+    >>> model = Linear(1, 1, bias=False)
+    >>> model.load_state_dict({"weight": np.array([[7.0]])})
+    ([], [])
+    >>> model(Tensor([2.0])).item()
+    14.0
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    given = {name: np.asarray(state[name]) for name in own if name in state}
+    faults = [f"no value for {name}" for name in missing] if strict else []
+    faults += [f"no place for {name}" for name in unexpected] if strict else []
+    faults += unfit(own, given)
+    if faults:
+        raise ValueError(f"load_state_dict: {summary(faults)}")
+    for name, array in given.items():
+        own[name].data[...] = array
+        writes.add(own[name].data)
+    return missing, unexpected
+
+
 # %% modules/03_layers/layers_dev.py #dropout
 class Dropout(Module):
     """In training, zero each element with probability p and divide the others by 1 - p.
@@ -528,3 +463,68 @@ class Identity(Module):
 
     def forward(self, x: Any) -> Any:
         return x
+
+
+# %% modules/03_layers/layers_dev.py #call-with-hooks
+class HookHandle:
+    """What registering a hook returns: `remove()` takes the hook away again."""
+
+    def __init__(self, module: Module, table: str, hook: Callable):
+        self.module, self.table, self.key = module, table, object()
+        setattr(module, table, {**getattr(module, table), self.key: hook})
+
+    def remove(self) -> None:
+        """Take the hook away; nothing happens where it is gone already."""
+        hooks = getattr(self.module, self.table)
+        rest = {key: hook for key, hook in hooks.items() if key is not self.key}
+        setattr(self.module, self.table, rest)
+
+
+def call_with_hooks(module: Module, inputs: tuple, options: dict[str, Any]) -> Any:
+    """Run the pre-hooks, forward and the hooks; what a hook returns replaces what it was shown.
+
+    >>> layer = Identity()
+    >>> handle = layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    >>> layer(21)
+    42
+    >>> handle.remove()
+    >>> layer(21)
+    21
+    """
+    for hook in module._forward_pre_hooks.values():
+        replaced = hook(module, inputs)
+        if replaced is not None:
+            inputs = replaced if isinstance(replaced, tuple) else (replaced,)
+    output = module.forward(*inputs, **options)
+    for hook in module._forward_hooks.values():
+        replaced = hook(module, inputs, output)
+        if replaced is not None:
+            output = replaced
+    return output
+
+
+# %% modules/03_layers/layers_dev.py #set-submodule
+def set_submodule(root: Module, name: str, module: Any) -> None:
+    """Put `module` in the place that `named_modules(root)` calls `name`."""
+    place: Any = root
+    container: Any = None
+    key: Any = None
+    for part in name.split("."):
+        try:
+            container, key = slot(place, part)
+            place = container[key]
+        except (LookupError, TypeError, ValueError):
+            raise KeyError(f"set_submodule: {type(root).__name__} has no {name!r}") from None
+    if not is_module(place) or isinstance(container, tuple):
+        raise KeyError(f"set_submodule: {name!r} of {type(root).__name__} can't be replaced")
+    container[key] = module
+
+
+def slot(holder: Any, part: str) -> tuple[Any, Any]:
+    """The container and the key under which a module, list, tuple or dict has a part."""
+    if isinstance(holder, Sequential) and part.isdigit():
+        holder = holder.layers
+    container = vars(holder) if isinstance(holder, Module) else holder
+    if isinstance(container, dict):
+        return container, next((key for key in container if str(key) == part), part)
+    return container, int(part)
