@@ -155,9 +155,7 @@ def _class_weight(weight: Any, classes: int, dtype: Any) -> np.ndarray:
     """The weights of the classes as an array; ValueError unless there is one for each."""
     array = np.asarray(weight, dtype)
     if array.shape != (classes,):
-        raise ValueError(
-            f"weight must hold a number for each of {classes} classes, got {array.shape}"
-        )
+        raise ValueError(f"weight: expected one for each of {classes} classes, got {array.shape}")
     return array
 
 
@@ -169,9 +167,10 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Any:
-    """Minus the log-probability of each row's class, weighted by class: (N, C, ...), (N, ...) -> ().
+    """Minus the log-probability of each row's class: (N, C, ...), (N, ...) -> ().
 
-    A mean divides by the sum of the weights; rows of class `ignore_index` count nothing.
+    `weight` has a number for each class, and a mean divides by those of the targets; rows of class
+    `ignore_index` don't count.
 
     >>> nll_loss(Tensor([[-1.0, -2.0], [-3.0, -4.0]]), [0, 1], weight=[1, 3])
     Tensor(3.25)
