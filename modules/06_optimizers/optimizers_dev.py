@@ -568,7 +568,7 @@ def test_rmsprop():
     check(two, [-0.2 - 0.4 / np.sqrt(0.75 + 4)], "s remembers: 0.75 * 1 + 0.25 * 16")
     ### BEGIN HIDDEN TESTS
     rolling = walk(RMSprop, [0.0], [[2.0], [4.0]], lr=0.1, alpha=0.75, momentum=0.5)
-    check(rolling, [-0.2 - (0.1 * 2 + 0.4 / np.sqrt(4.75))], "v = 0.5 * 2 + 4 / sqrt(s)", 1e-6)
+    check(rolling, [-0.2 - 0.1 * (0.5 * 2 + 4 / np.sqrt(4.75))], "v = 0.5 * 2 + 4 / sqrt(s)", 1e-6)
     decayed = walk(RMSprop, [1.0], [[1.0]], lr=0.1, alpha=0.75, weight_decay=1.0)
     check(decayed, [0.8], "weight decay goes through the division too: g = 1 + 1")
     ### END HIDDEN TESTS

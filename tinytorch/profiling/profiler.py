@@ -143,6 +143,18 @@ def flops_of(op: Callable, inputs: tuple, params: Mapping[str, Any], out: Any) -
     return out.size if count is None else count(inputs, params, out)
 
 
+# %% modules/14_profiling/profiling_dev.py #bytes-moved
+def bytes_moved(inputs: Iterable[np.ndarray], out: np.ndarray) -> int:
+    """The bytes that an operation must move at least: inputs read once, the result written once.
+
+    A result that shows an input's memory (a view) moves nothing.
+    """
+    inputs = list(inputs)
+    if any(np.may_share_memory(x, out) for x in inputs):
+        return 0
+    return sum(x.nbytes for x in inputs) + out.nbytes
+
+
 # %% modules/14_profiling/profiling_dev.py #op-call
 @dataclass(frozen=True)
 class OpCall:
@@ -224,18 +236,6 @@ def profile() -> Iterator[Trace]:
         yield trace
 
 
-# %% modules/14_profiling/profiling_dev.py #bytes-moved
-def bytes_moved(inputs: Iterable[np.ndarray], out: np.ndarray) -> int:
-    """The bytes that an operation must move at least: inputs read once, the result written once.
-
-    A result that shows an input's memory (a view) moves _nothing.
-    """
-    inputs = list(inputs)
-    if any(np.may_share_memory(x, out) for x in inputs):
-        return 0
-    return sum(x.nbytes for x in inputs) + out.nbytes
-
-
 # %% modules/14_profiling/profiling_dev.py #by-op
 def by_op(calls: Iterable[OpCall]) -> list[dict[str, Any]]:
     """The calls added up by op's name, the slowest first.
@@ -313,26 +313,6 @@ def latency(action: Callable[[], Any], warmup: int = 3, iterations: int = 30) ->
     return {"median_ms": median, "low_ms": low, "high_ms": high}
 
 
-# %% modules/14_profiling/profiling_dev.py #activation-bytes
-def activation_bytes(output: Tensor) -> int:
-    """The bytes that the graph behind `output` keeps alive for backward, parameters left out.
-
-    Every array that an operation made or read counts once, whatever number of views show it; what
-    a leaf that requires a gradient holds is a parameter.
-    """
-    kept: dict[int, int] = {}
-    parameters: set[int] = set()
-    for made in producers_first(output):
-        if made.node is None:
-            parameters.add(id(_owner_of(made.data)))
-            continue
-        for x in (made, *made.node.inputs):
-            if isinstance(x, Tensor):
-                array = _owner_of(x.data)
-                kept[id(array)] = array.nbytes
-    return sum(size for array, size in kept.items() if array not in parameters)
-
-
 # %% modules/14_profiling/profiling_dev.py #owner-of
 def _owner_of(array: np.ndarray) -> np.ndarray:
     """The array whose memory a view shows; an array that is no view is its own owner."""
@@ -354,6 +334,26 @@ def peak_bytes(action: Callable[[], Any]) -> int:
     finally:
         if not was_tracing:
             tracemalloc.stop()
+
+
+# %% modules/14_profiling/profiling_dev.py #activation-bytes
+def activation_bytes(output: Tensor) -> int:
+    """The bytes that the graph behind `output` keeps alive for backward, parameters left out.
+
+    Every array that an operation made or read counts once, whatever number of views show it; what
+    a leaf that requires a gradient holds is a parameter.
+    """
+    kept: dict[int, int] = {}
+    parameters: set[int] = set()
+    for made in producers_first(output):
+        if made.node is None:
+            parameters.add(id(_owner_of(made.data)))
+            continue
+        for x in (made, *made.node.inputs):
+            if isinstance(x, Tensor):
+                array = _owner_of(x.data)
+                kept[id(array)] = array.nbytes
+    return sum(size for array, size in kept.items() if array not in parameters)
 
 
 # %% modules/14_profiling/profiling_dev.py #machine
@@ -395,7 +395,7 @@ def _seconds(action: Callable[[], Any]) -> float:
 def roofline(flops: float, moved: float, machine: Machine) -> float:
     """The GFLOP/s that work of this intensity can reach at best: min(peak, bandwidth * intensity).
 
-    Williams, Waterman, Patterson 2009, section 3. Work that moves _nothing is bounded by the peak.
+    Williams, Waterman, Patterson 2009, section 3. Work that moves nothing is bounded by the peak.
 
     >>> roofline(100, 50, Machine(gflops_per_second=80, gigabytes_per_second=10, call_us=1))
     20.0
@@ -482,8 +482,11 @@ class Profiler:
         }
 
     def profile_forward_pass(self, model: Any, x: Tensor) -> dict[str, Any]:
-        """parameters, flops, bytes_moved, latency_ms, gflops_per_second, bottleneck, the GFLOP/s that
-        the machine allows at this intensity (roofline_gflops_per_second), and ops: a row for each.
+        """What a forward pass costs, without a graph.
+
+        Keys: parameters, flops, bytes_moved, latency_ms, latency_low_ms, latency_high_ms,
+        gflops_per_second, roofline_gflops_per_second (what the machine allows at this intensity),
+        bottleneck, ops (the table).
         """
         took = self.measure_latency(model, x)
         return self._summary(model, self._forward(model, x), took)
