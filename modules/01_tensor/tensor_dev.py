@@ -57,9 +57,8 @@ start = time.perf_counter()
 (array * array).sum()
 array_seconds = time.perf_counter() - start
 
-print(
-    f"list:  {1000 * list_seconds:6.2f} ms, at least {8 + numbers[1].__sizeof__()} bytes a number"
-)
+list_bytes = 8 + numbers[1].__sizeof__()  # a pointer, and the number that it points to
+print(f"list:  {1000 * list_seconds:6.2f} ms, at least {list_bytes} bytes a number")
 print(f"array: {1000 * array_seconds:6.2f} ms, {array.itemsize} bytes a number")
 print(f"the array is {list_seconds / array_seconds:.0f} times faster")
 
@@ -76,7 +75,7 @@ print("3. a result has no history:   ", result, "... made from what?")
 
 # %% [markdown]
 r"""
-The first is a waste: networks learn as well with 4 bytes. The second is a trap that you want to enter only on purpose. The third matters most: when a result is wrong, you would like to ask
+The first is a waste where half the digits would do. The second is a trap that you want to enter only on purpose. The third matters most: when a result is wrong, you would like to ask
 which operations made it, from what, in which order. An array can't tell. A class of our own can.
 
 ## The class
@@ -342,7 +341,7 @@ Write the table. `Tensor(data, dtype=dtype)` calls `as_array(data, dtype)` and k
 2. `np.array(data)` makes a **new** array: a tensor never shares memory with what it was built from. On rows of unequal length NumPy raises a `ValueError` that few understand; raise your own,
    which says `rows of a nested list differ in length`.
 3. An array whose `dtype.kind` is none of `f` (float), `i` and `u` (integers), `b` (boolean) isn't numbers: raise a `TypeError` with `expected numbers or booleans` and what came.
-4. Where `dtype` is None, choose it by the table. Return `_convert(array, np.dtype(dtype), "Tensor")`.
+4. Where `dtype` is None, choose it by the table. Return `_convert(array, _number_type(dtype), "Tensor")`.
 
 Worked: `as_array([1, 2])` is `array([1., 2.], dtype=float32)`, and `as_array(np.arange(2))` is `array([0, 1])`, int64.
 
@@ -602,7 +601,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
         try:
             array = operation.forward(*arrays, **params)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            raise explain(operation, arrays, error) from None
+            better = explain(operation, arrays, error)
+            raise better.with_traceback(error.__traceback__) from None
         if type(array) is not np.ndarray:
             array = np.asarray(array)
         dtype = array.dtype
@@ -2217,7 +2217,7 @@ for name, value in [("0.5 into int64", 0.5), ("300 into int8", 300), ("text", "t
 r"""
 ## 12. Put together: reading digits by their averages
 
-Enough parts; now something real. The course carries 1,797 small photographs of handwritten digits, 8 by 8 pixels with 17 shades of grey, from the optical digits set of the UC Irvine repository
+Enough parts; now something real. The course carries 1,797 small images of handwritten digits, 8 by 8 pixels with 17 shades of grey, from the optical digits set of the UC Irvine repository
 (E. Alpaydin and C. Kaynak, CC BY 4.0). This cell loads them, shuffles them, and keeps 597 aside for the test.
 """
 
@@ -2314,8 +2314,8 @@ predicted = squared_distances(test_x, means).argmin(axis=1)
 right = predicted == test_y
 print(f"accuracy on {test_y.size} unseen digits: {right.mean().item():.3f}")
 wrong = test_x[~right]
-print(f"{wrong.shape[0]} mistakes; the first, a {test_y[~right][0].item()}, was read as "
-      f"{predicted[~right][0].item()}:")  # fmt: skip
+truth, guess = test_y[~right][0].item(), predicted[~right][0].item()
+print(f"{wrong.shape[0]} mistakes; the first, a {truth}, was read as {guess}:")
 draw(wrong[0])
 
 # %% [markdown]

@@ -909,3 +909,13 @@ def test_op_takes_arrays_and_another_forward():
     same(double(Tensor([1])), [2], np.float32)
     double.forward = lambda x: 3 * x
     same(double(Tensor([1])), [3], np.float32)
+
+
+def test_an_error_shows_the_line_of_the_operation_that_made_it():
+    @op
+    def broken(x):
+        return x + None
+
+    with pytest.raises(TypeError, match="broken: ") as caught:
+        broken(Tensor([1]))
+    assert caught.traceback[-1].name == "broken"

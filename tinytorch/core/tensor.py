@@ -439,7 +439,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
         try:
             array = operation.forward(*arrays, **params)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            raise explain(operation, arrays, error) from None
+            better = explain(operation, arrays, error)
+            raise better.with_traceback(error.__traceback__) from None
         if type(array) is not np.ndarray:
             array = np.asarray(array)
         dtype = array.dtype
