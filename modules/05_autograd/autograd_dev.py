@@ -812,7 +812,8 @@ r"""
 **Exercise 6 (5 points).** Write `backward`: walk with `gradients(...)` and add what arrives at each **leaf** (`node` is None) to its `.grad`, a Tensor, or None at first. Several backwards add up; that is why training sets gradients to None before each step.
 
 - The graph is kept if `retain_graph` or `create_graph` say so.
-- `Tensor._wrap(array)` makes a tensor without a copy. Copy the array first unless it is nobody else's (the third item), or two leaves of `a + b` would share one gradient.
+- `Tensor._wrap(array)` makes a tensor without a copy. Copy first (`np.array(g)`) unless the array is nobody else's, the third item: else the two leaves of `a + b` would share one gradient.
+- NumPy gives a scalar, not an array, for the sum of two arrays without axes: `np.asarray` makes it an array again.
 - Under `create_graph` gradients are tensors: use `g.clone()` and `+`. The `with` around the walk is given: it makes sure that the rules' own operations are then recorded.
 """
 
@@ -840,12 +841,12 @@ def backward(
         for x, g, own in gradients(self, seed, retain_graph or create_graph, create_graph):
             if x.node is not None:
                 continue
-            if x.grad is not None:
-                x.grad = x.grad + g if create_graph else Tensor._wrap(x.grad.data + g)
-            elif create_graph:
-                x.grad = g.clone()
-            else:
-                x.grad = Tensor._wrap(g if own else g.copy())
+            if create_graph:
+                x.grad = g.clone() if x.grad is None else x.grad + g
+            elif x.grad is None:
+                x.grad = Tensor._wrap(g if own else np.array(g))
+            else:  # the sum of two arrays without axes is a NumPy scalar
+                x.grad = Tensor._wrap(np.asarray(x.grad.data + g))
         ### END SOLUTION
 
 
@@ -957,7 +958,7 @@ def grad(
         found = dict.fromkeys(map(id, wanted))
         for x, g, own in gradients(output, seed, retain_graph or create_graph, create_graph):
             if id(x) in found:
-                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else g.copy())
+                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
         answers = [found[id(x)] for x in wanted]
         for i, answer in enumerate(answers):
             if answer is None and not allow_unused:
@@ -1676,11 +1677,13 @@ With class weights, label smoothing and ignored rows, the truth is an array `t` 
 
 # %% nbgrader={"grade": false, "grade_id": "rules-cross-entropy", "locked": false, "schema_version": 3, "solution": true, "task": false}
 #| exporti
-def cross_entropy_rule(g, out, logits, targets, weight=None, reduction="mean", **options):
+def cross_entropy_rule(
+    g, out, logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
+):
     """(softmax(logits) sum(t) - t) g / count, t being the weight of each class in each row."""
     axis = 1 if logits.ndim > 1 else 0
-    targets = np.asarray(targets)
-    t, count = losses.target_weights(targets, logits.shape, logits.dtype, weight, **options)
+    targets, options = np.asarray(targets), (weight, ignore_index, label_smoothing)
+    t, count = losses.target_weights(targets, logits.shape, logits.dtype, *options)
     if reduction == "mean":
         g = g / count
     elif reduction == "none" and logits.ndim > 1:

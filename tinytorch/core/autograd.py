@@ -326,12 +326,12 @@ def backward(
         for x, g, own in gradients(self, seed, retain_graph or create_graph, create_graph):
             if x.node is not None:
                 continue
-            if x.grad is not None:
-                x.grad = x.grad + g if create_graph else Tensor._wrap(x.grad.data + g)
-            elif create_graph:
-                x.grad = g.clone()
-            else:
-                x.grad = Tensor._wrap(g if own else g.copy())
+            if create_graph:
+                x.grad = g.clone() if x.grad is None else x.grad + g
+            elif x.grad is None:
+                x.grad = Tensor._wrap(g if own else np.array(g))
+            else:  # the sum of two arrays without axes is a NumPy scalar
+                x.grad = Tensor._wrap(np.asarray(x.grad.data + g))
 
 
 Tensor.backward = backward
@@ -363,7 +363,7 @@ def grad(
         found = dict.fromkeys(map(id, wanted))
         for x, g, own in gradients(output, seed, retain_graph or create_graph, create_graph):
             if id(x) in found:
-                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else g.copy())
+                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
         answers = [found[id(x)] for x in wanted]
         for i, answer in enumerate(answers):
             if answer is None and not allow_unused:
@@ -742,11 +742,13 @@ vjp(
 
 
 # %% modules/05_autograd/autograd_dev.py #rules-cross-entropy
-def cross_entropy_rule(g, out, logits, targets, weight=None, reduction="mean", **options):
+def cross_entropy_rule(
+    g, out, logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
+):
     """(softmax(logits) sum(t) - t) g / count, t being the weight of each class in each row."""
     axis = 1 if logits.ndim > 1 else 0
-    targets = np.asarray(targets)
-    t, count = losses.target_weights(targets, logits.shape, logits.dtype, weight, **options)
+    targets, options = np.asarray(targets), (weight, ignore_index, label_smoothing)
+    t, count = losses.target_weights(targets, logits.shape, logits.dtype, *options)
     if reduction == "mean":
         g = g / count
     elif reduction == "none" and logits.ndim > 1:

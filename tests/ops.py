@@ -1,0 +1,429 @@
+"""Every operation of the package with sample inputs: one table that many tests run through.
+
+A new op gets an entry here: how to call it, what NumPy gives for it, and PyTorch's word for it.
+`test_every_op_has_a_sample` (tests/properties) fails until it has one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import tinytorch
+from tinytorch.core import activations, layers, losses, tensor
+from tinytorch.core.tensor import Tensor
+from tinytorch.optimization import quantization
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op.
+
+    Float64 arrays among `inputs` are what gradients are taken by; other inputs are constants.
+    `numpy` and `torch` take what the op takes: the inputs, then the parameters by keyword. `torch`
+    None stands for an op that PyTorch doesn't have, or does otherwise.
+    """
+
+    op: Callable
+    inputs: tuple
+    numpy: Callable
+    torch: Callable | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    differentiable: bool = True
+
+    def __str__(self) -> str:
+        shapes = [str(x.shape) if isinstance(x, np.ndarray) else repr(x) for x in self.inputs]
+        shapes += [f"{key}={value!r}" for key, value in self.params.items()]
+        return f"{self.op.__name__}({', '.join(shapes)})"
+
+    @property
+    def points(self) -> list[np.ndarray]:
+        """The inputs that gradients are taken by."""
+        return [x for x in self.inputs if is_point(x)]
+
+    def call(self, *points: Any, op: Callable | None = None) -> Any:
+        """The op on other values of its points."""
+        following = iter(points)
+        inputs = [next(following) if is_point(x) else x for x in self.inputs]
+        return (op or self.op)(*inputs, **self.params)
+
+    def leaves(self, dtype: Any = np.float64) -> list[Tensor]:
+        """The points as tensors that require a gradient."""
+        return [Tensor(x, requires_grad=self.differentiable, dtype=dtype) for x in self.points]
+
+
+def is_point(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == np.float64
+
+
+@cache
+def package_ops() -> dict[str, Callable]:
+    """Every op that the package defines, by `file.name`: functions with a `forward`."""
+    found = {}
+    for file in pkgutil.walk_packages(tinytorch.__path__, "tinytorch."):
+        try:
+            module = importlib.import_module(file.name)
+        except ImportError:  # an extra that isn't installed
+            continue
+        for name, value in vars(module).items():
+            is_here = getattr(value, "__module__", None) == file.name
+            if is_here and not isinstance(value, type) and callable(getattr(value, "forward", 0)):
+                found[f"{file.name.removeprefix('tinytorch.')}.{name}"] = value
+    return found
+
+
+# --- points: far from kinks and ties, so that differences can be taken ---
+random = np.random.default_rng(0)
+A = np.array([[0.7, -1.3, 2.1], [-0.4, 1.6, -2.2]])
+B = np.array([[1.9, 0.6, -0.8], [-1.1, 0.3, 1.4]])
+ROW = np.array([0.9, -1.7, 0.5])
+COLUMN = np.array([[1.2], [-0.6]])
+POSITIVE = np.array([[0.3, 1.5, 2.4], [0.8, 3.1, 1.1]])
+CUBE = random.permutation(np.linspace(-2.0, 2.0, 24)).reshape(2, 3, 4)
+EMPTY = np.zeros((0, 3))
+
+
+def normal(*shape: int) -> np.ndarray:
+    return random.standard_normal(shape)
+
+
+def samples() -> Iterator[Sample]:
+    yield from arithmetic()
+    yield from one_at_a_time()
+    yield from constants()
+    yield from reductions()
+    yield from shapes()
+    yield from parts()
+    yield from matrices()
+    yield from of_networks()
+    yield from integers()
+
+
+def arithmetic() -> Iterator[Sample]:
+    two = {
+        tensor.add: (lambda a, b: a + b, lambda a, b: a + b),
+        tensor.sub: (lambda a, b: a - b, lambda a, b: a - b),
+        tensor.mul: (lambda a, b: a * b, lambda a, b: a * b),
+        tensor.div: (lambda a, b: a / b, lambda a, b: a / b),
+        tensor.maximum: (lambda a, b: np.where(a > b, a, b), torch_word("maximum")),
+        tensor.minimum: (lambda a, b: np.where(a < b, a, b), torch_word("minimum")),
+    }
+    pairs = [(A, B), (A, ROW), (ROW, A), (COLUMN, ROW), (CUBE, CUBE[:, :1] * 0.5), (EMPTY, ROW)]
+    for op, (formula, word) in two.items():
+        for pair in pairs:
+            yield Sample(op, pair, formula, word)
+        if op not in (tensor.maximum, tensor.minimum):  # which PyTorch has for tensors alone
+            yield Sample(op, (A, 2.5), formula, word)
+            yield Sample(op, (2.5, A), formula, word)
+    for a, b in [(POSITIVE, B), (POSITIVE, ROW), (A, 3), (A, 2.0), (A, 1), (A, 0), (POSITIVE, 0.5)]:
+        yield Sample(tensor.pow_, (a, b), np.power, lambda a, b: a**b)
+    for a, b in [(A, -2), (2.0, A), (EMPTY, 2)]:
+        yield Sample(tensor.pow_, (a, b), np.power, lambda a, b: a**b)
+    yield Sample(tensor.neg, (A,), lambda a: 0 - a, lambda a: -a)
+
+
+def one_at_a_time() -> Iterator[Sample]:
+    one = {
+        tensor.exp: (A, lambda a: math.e**a),
+        tensor.log: (POSITIVE, np.log),
+        tensor.sqrt: (POSITIVE, lambda a: a**0.5),
+        tensor.abs_: (A, lambda a: np.where(a < 0, -a, a)),
+        tensor.sin: (A, np.sin),
+        tensor.cos: (A, np.cos),
+        tensor.tanh: (A, lambda a: 1 - 2 / (np.exp(2 * a) + 1)),
+        tensor.copy: (A, lambda a: a),
+    }
+    for op, (points, formula) in one.items():
+        word = torch_word({"copy": "clone"}.get(op.__name__, op.__name__.strip("_")))
+        for x in (points, points.reshape(3, 2)[0, 0], EMPTY):
+            yield Sample(op, (np.asarray(x),), formula, word)
+    limits = [(-1, 1), (-1.0, None), (None, 0.5), (-0.6 * POSITIVE, ROW**2), (ROW - 1, ROW)]
+    for low, high in limits:
+        yield Sample(tensor.clip, (A, low, high), np.clip, torch_word("clip"))
+    yield Sample(tensor.clip, (EMPTY, -1, 1), np.clip, torch_word("clip"))
+    condition = np.array([[True, False, True], [False, False, True]])
+    for a, b in [(A, B), (A, ROW), (COLUMN, A), (A, 0.0), (1.0, A)]:
+        yield Sample(tensor.where, (condition, a, b), np.where, torch_word("where"))
+    yield Sample(tensor.astype, (A,), lambda a, dtype: a, None, {"dtype": np.dtype(np.float64)})
+
+
+def constants() -> Iterator[Sample]:
+    """The ops that are declared to have no gradient."""
+    compare = [("equal", "eq"), ("not_equal", "ne"), ("less", "lt"), ("less_equal", "le")]
+    compare += [("greater", "gt"), ("greater_equal", "ge")]
+    for name, word in compare:
+        pair = (A.round(), B.round())
+        yield constant(getattr(tensor, name), pair, getattr(np, name), torch_word(word))
+    for name in ("logical_and", "logical_or"):
+        yield constant(getattr(tensor, name), (A > 0, B > 0), getattr(np, name), torch_word(name))
+    yield constant(tensor.logical_not, (A > 0,), lambda a: ~a, torch_word("logical_not"))
+    yield constant(tensor.sign, (A,), lambda a: a / np.abs(a), torch_word("sign"))
+    for params in ({}, {"axis": 1}, {"axis": 0, "keepdims": True}):
+        for name in ("any", "all"):
+            op = getattr(tensor, f"{name}_")
+            yield constant(op, (A > 0,), getattr(np, name), reducing(name), params)
+        for name in ("argmax", "argmin"):
+            yield constant(getattr(tensor, name), (A,), getattr(np, name), reducing(name), params)
+
+
+def reductions() -> Iterator[Sample]:
+    ways: list[dict[str, Any]] = [{}, {"axis": 0}, {"axis": -1}, {"axis": 1, "keepdims": True}]
+    many: list[dict[str, Any]] = [{"axis": (0, 2)}, {"axis": (-1, 0), "keepdims": True}]
+    for name, word in [("sum", "sum"), ("mean", "mean"), ("max", "amax"), ("min", "amin")]:
+        op = getattr(tensor, name if name == "mean" else f"{name}_")
+        for params in ways + many:
+            yield Sample(op, (CUBE,), getattr(np, name), reducing(word), params)
+        yield Sample(op, (np.array(1.5),), getattr(np, name), reducing(word))
+    for op, formula, word in [(tensor.sum_, np.sum, "sum"), (tensor.mean, np.mean, "mean")]:
+        yield Sample(op, (EMPTY,), formula, reducing(word), {"axis": 1})
+    yield Sample(tensor.sum_, (EMPTY,), np.sum, reducing("sum"), {"axis": 0})
+    yield Sample(tensor.max_, (EMPTY,), np.max, reducing("amax"), {"axis": 1})
+
+    def variance(a, axis=None, keepdims=False, correction=0):
+        return np.var(a, axis=axis, keepdims=keepdims, ddof=correction)
+
+    def torch_variance(a, axis=None, keepdims=False, correction=0):
+        return a.var(dim=axis, keepdim=keepdims, correction=correction)
+
+    for params in [*ways, *many, {"correction": 1}, {"axis": 1, "correction": 1}]:
+        yield Sample(tensor.var, (CUBE,), variance, torch_variance, params)
+    with_zeros = A * np.array([[1, 0, 1], [0, 1, 0]])
+    for params in ways:
+        for x in (A, with_zeros, CUBE[:1]):
+            yield Sample(tensor.prod, (x,), np.prod, reducing("prod"), params)
+    yield Sample(tensor.prod, (CUBE,), np.prod, None, {"axis": (0, 2)})
+    yield Sample(tensor.prod, (EMPTY,), np.prod, reducing("prod"), {"axis": 1})
+    for axis in (0, 1, -1):
+        word = torch_word("cumsum", axis)
+        yield Sample(tensor.cumsum, (CUBE,), np.cumsum, word, {"axis": axis})
+    yield Sample(tensor.cumsum, (A,), np.cumsum, lambda a: a.flatten().cumsum(0))
+    yield Sample(tensor.cumsum, (EMPTY,), np.cumsum, torch_word("cumsum", 0), {"axis": 0})
+
+
+def shapes() -> Iterator[Sample]:
+    for shape in [(4, 6), (-1,), (2, 1, 12)]:
+        word = torch_word("reshape", shape)
+        yield Sample(tensor.reshape, (CUBE,), np.reshape, word, {"shape": shape})
+    word = torch_word("reshape", (3, 0))
+    yield Sample(tensor.reshape, (EMPTY,), np.reshape, word, {"shape": (3, 0)})
+    for axes in [(1, 2, 0), (2, 0, 1), (-1, 0, 1), None]:
+        word = torch_word("permute", axes or (2, 1, 0))
+        yield Sample(tensor.permute, (CUBE,), np.transpose, word, {"axes": axes})
+    for axis0, axis1 in [(0, 1), (-1, 0), (1, 1)]:
+        params, word = {"axis0": axis0, "axis1": axis1}, torch_word("swapaxes", axis0, axis1)
+        formula = lambda a, axis0, axis1: np.swapaxes(a, axis0, axis1)  # noqa: E731
+        yield Sample(tensor.swapaxes, (CUBE,), formula, word, params)
+    for x, shape in [(ROW, (2, 3)), (COLUMN, (4, 2, 3)), (A, (2, 3)), (ROW, (0, 3))]:
+        word = torch_word("broadcast_to", shape)
+        yield Sample(tensor.broadcast_to, (x,), np.broadcast_to, word, {"shape": shape})
+
+
+def parts() -> Iterator[Sample]:
+    twice = np.array([1, 0, 1, 1])
+    keys = [0, -1, slice(1, None), (slice(None), 1), (..., 2), (None, 1), twice]
+    keys += [(slice(None), twice), CUBE[:, 0, 0] > 0, CUBE > 0, (twice, twice, twice)]
+    keys += [slice(None, None, -1), slice(0, 0), (0, 1, 2)]
+    for key in keys:
+        part = {"key": key}
+        backwards = isinstance(key, slice) and key.step == -1  # which PyTorch refuses
+        word = None if backwards else (lambda a, key: a[key])
+        yield Sample(tensor.getitem, (CUBE,), lambda a, key: a[key], word, part)
+        value = np.linspace(1, 2, CUBE[key].size).reshape(CUBE[key].shape)
+        yield Sample(tensor.scatter_add, (value,), added_at, None, {**part, "shape": CUBE.shape})
+    writes = [(0, 5.0), (slice(1, None), CUBE[:1] * 2), ((..., 2), CUBE[0, :, 0]), (1, CUBE[:1])]
+    for key, value in writes:
+        yield Sample(tensor.put, (CUBE, value), written, written_by_torch, {"key": key})
+    for axis in (0, 1, -1):
+        arrays = tuple(np.swapaxes(normal(n, 3, 3), 0, axis) for n in (2, 1, 0, 4))
+        yield Sample(tensor.concatenate, arrays, joined, joined_by_torch, {"axis": axis})
+
+
+def joined(*arrays, axis):
+    return np.concatenate(arrays, axis)
+
+
+def joined_by_torch(*arrays, axis):
+    return torch_of(*arrays).cat(arrays, axis)
+
+
+def added_at(a, key, shape):
+    out = np.zeros(shape)
+    np.add.at(out, key, a)
+    return out
+
+
+def written(a, value, key):
+    out = np.array(a)
+    out[key] = value
+    return out
+
+
+def written_by_torch(a, value, key):
+    out = a.clone()
+    out[key] = value
+    return out
+
+
+def matrices() -> Iterator[Sample]:
+    pairs = [((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)), ((5, 2, 3), (3, 4))]
+    pairs += [((2, 3), (5, 3, 4)), ((5, 2, 3), (5, 3, 4)), ((5, 1, 2, 3), (4, 3, 2))]
+    pairs += [((5, 2, 3), (3,)), ((3,), (5, 3, 4))]
+    pairs += [((0, 3), (3, 4)), ((2, 0), (0, 4)), ((5, 0, 3), (3, 2))]
+    for left, right in pairs:
+        inputs = normal(*left), normal(*right)
+        yield Sample(tensor.matmul, inputs, np.matmul, torch_word("matmul"))
+    sums: list[tuple[str, tuple]] = [("ij,jk->ik", ((2, 3), (3, 4))), ("ij,jk", ((2, 3), (3, 4)))]
+    sums += [("bij,bjk->bik", ((2, 3, 4), (2, 4, 2))), ("ij,jk->ik", ((0, 3), (3, 4)))]
+    sums += [("bhqd,bhkd->bhqk", ((2, 2, 3, 2), (2, 2, 4, 2))), ("i,j->ij", ((2,), (3,)))]
+    sums += [("ij->ji", ((2, 3),)), ("ij->", ((2, 3),)), ("ij->j", ((2, 3),)), ("ii->i", ((3, 3),))]
+    sums += [("ii->", ((3, 3),)), ("iji->j", ((3, 2, 3),)), ("ij,ij->", ((2, 3), (2, 3)))]
+    sums += [("...ij,...jk->...ik", ((2, 2, 3), (2, 3, 2))), ("...i,i->...", ((2, 4, 3), (3,)))]
+    sums += [("i,i,i->", ((3,), (3,), (3,))), ("ij,jk,kl->il", ((2, 3), (3, 2), (2, 2)))]
+    sums += [("i,j->i", ((2,), (3,))), ("ij,ij->ij", ((1, 3), (2, 3)))]
+    for subscripts, all_shapes in sums:
+        inputs = (subscripts, *(normal(*shape) for shape in all_shapes))
+        yield Sample(tensor.einsum, inputs, np.einsum, torch_word("einsum", first_is_method=False))
+
+
+def of_networks() -> Iterator[Sample]:
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    bends = {
+        activations.relu: lambda x: np.where(x > 0, x, 0),
+        activations.sigmoid: sigmoid,
+        activations.silu: lambda x: x * sigmoid(x),
+        activations.gelu: lambda x: x * sigmoid(1.5957691216057308 * (x + 0.044715 * x**3)),
+        activations.leaky_relu: lambda x: np.where(x > 0, x, 0.01 * x),
+    }
+    for op, formula in bends.items():
+        fixed = {"approximate": "tanh"} if op is activations.gelu else {}
+        word = functional(op.__name__, **fixed)
+        for x in (A, CUBE[:, :, 1::2], EMPTY):
+            yield Sample(op, (x,), formula, word)
+    yield Sample(
+        activations.leaky_relu,
+        (A,),
+        lambda x, negative_slope: np.where(x > 0, x, 0.3 * x),
+        functional("leaky_relu"),
+        {"negative_slope": 0.3},
+    )
+
+    def softmax(x, axis=-1):
+        return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+    for axis in (-1, 0, 1):
+        params = {} if axis == -1 else {"axis": axis}
+        for x in (A, CUBE, EMPTY):
+            if x.shape[axis] == 0:
+                continue
+            word = functional("softmax", dim=axis, without=("axis",))
+            yield Sample(activations.softmax, (x,), softmax, word, params)
+            word = functional("log_softmax", dim=axis, without=("axis",))
+            formula = lambda x, axis=-1: np.log(softmax(x, axis))  # noqa: E731
+            yield Sample(activations.log_softmax, (x,), formula, word, params)
+
+    def linear(x, weight, bias=0):
+        return x @ weight + bias
+
+    for shape in [(4, 3), (2, 4, 3), (3,), (0, 3)]:
+        for bias in [(), (normal(2),)]:
+            word = lambda x, weight, *bias: x @ weight + sum(bias)  # noqa: E731
+            yield Sample(layers.linear, (normal(*shape), normal(3, 2), *bias), linear, word)
+    yield from cross_entropies()
+
+
+def cross_entropies() -> Iterator[Sample]:
+    def formula(
+        logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
+    ):
+        classes = logits.shape[1]
+        logits = np.moveaxis(logits, 1, -1).reshape(-1, classes)
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        weight = np.ones(classes) if weight is None else weight
+        rows, total = [], 0.0
+        for p, target in zip(probabilities, targets.reshape(-1), strict=True):
+            t = np.full(classes, label_smoothing / classes)
+            t[target] += 1 - label_smoothing
+            counts = target != ignore_index
+            rows.append(-(counts * weight * t * np.log(p)).sum())
+            total += counts * weight[target]
+        if reduction == "none":
+            return np.reshape(rows, targets.shape)
+        return sum(rows) / (total if reduction == "mean" else 1)
+
+    targets = np.array([2, 0, 1, 2])
+    weight = np.array([0.5, 2.0, 1.0], np.float32)
+    ways: list[dict[str, Any]] = [{}, {"reduction": "sum"}, {"reduction": "none"}]
+    ways += [
+        {"weight": weight},
+        {"label_smoothing": 0.2},
+        {"ignore_index": 1},
+        {"ignore_index": 0, "weight": weight},
+    ]
+    ways += [{"weight": weight, "label_smoothing": 0.1, "ignore_index": 2, "reduction": "none"}]
+    for params in ways:
+        inputs = normal(4, 3), targets
+        yield Sample(losses.cross_entropy, inputs, formula, torch_cross_entropy, params)
+    images = normal(2, 3, 4), random.integers(0, 3, (2, 4))
+    for params in ({}, {"reduction": "none"}, {"weight": weight}):
+        yield Sample(losses.cross_entropy, images, formula, torch_cross_entropy, params)
+
+
+def integers() -> Iterator[Sample]:
+    x, weight = (random.integers(-128, 128, shape).astype(np.int8) for shape in ((4, 3), (3, 2)))
+
+    def formula(x, weight, scale, x_zero_point, weight_zero_point):
+        return scale * ((x.astype(int) - x_zero_point) @ (weight.astype(int) - weight_zero_point))
+
+    params = {"scale": 0.5, "x_zero_point": 3, "weight_zero_point": -2}
+    yield constant(quantization.int8_linear, (x, weight), formula, None, params)
+
+
+# --- PyTorch's words; torch itself is found from its tensors, so that nothing here imports it ---
+def torch_of(*values: Any) -> Any:
+    """The module `torch`, for somebody who holds one of its tensors."""
+    return importlib.import_module(next(type(x).__module__ for x in values if hasattr(x, "detach")))
+
+
+def torch_word(word: str, *fixed: Any, first_is_method: bool = True) -> Callable:
+    return lambda *inputs, **_: getattr(torch_of(*inputs), word)(*inputs, *fixed)
+
+
+def reducing(word: str) -> Callable:
+    def call(a, axis=None, keepdims=False):
+        if axis is None and word in ("any", "all", "prod"):
+            return getattr(a, word)()
+        if axis is None and word in ("amax", "amin"):
+            axis = tuple(range(a.ndim))
+        return getattr(a, word)(dim=axis, keepdim=keepdims)
+
+    return call
+
+
+def functional(word: str, without: tuple[str, ...] = (), **fixed: Any) -> Callable:
+    def call(*inputs, **params):
+        params = {key: value for key, value in params.items() if key not in without}
+        return getattr(torch_of(*inputs).nn.functional, word)(*inputs, **params, **fixed)
+
+    return call
+
+
+def torch_cross_entropy(logits, targets, weight=None, **params):
+    torch = torch_of(logits)
+    weight = None if weight is None else torch.tensor(weight, dtype=logits.dtype)
+    return torch.nn.functional.cross_entropy(logits, targets, weight, **params)
+
+
+def constant(
+    op: Callable, inputs: tuple, numpy: Callable, torch: Callable | None, params=None
+) -> Sample:
+    return Sample(op, inputs, numpy, torch, params or {}, differentiable=False)
+
+
+SAMPLES = list(samples())
