@@ -79,7 +79,7 @@ class Wrong:
 
 @dataclass(frozen=True)
 class CellRun:
-    """What one cell did: its error in one line (empty if none), its stderr, its time."""
+    """What one cell did: its error in one line (empty if none), its stderr, its CPU time."""
 
     id: str
     error: str
@@ -90,17 +90,21 @@ class CellRun:
 def run_repeatedly(
     notebook: NotebookNode,
     package: Path,
-    passes: int = 1,
+    twice: bool = False,
     without: Iterable[str] = (),
     timeout: float = 300,
 ) -> list[list[CellRun]]:
-    """Every code cell in order, `passes` times in one namespace, which takes `package`.
+    """Every code cell in order, in a namespace that imports `package`; then, if `twice`, those that
+    define and test once more in the same.
 
     The modules named in `without` can't be imported. TitoError if a cell ends Python, or if all
     have not ended within `timeout` seconds.
     """
     cells = _code_cells(notebook)
-    result = _work(cells, package, passes=passes, without=without, timeout=timeout)
+    passes = [cells]
+    if twice:
+        passes.append(needed_cells(cells, [cell.id for cell in _tests(notebook)]))
+    result = _work(passes, package, without=without, timeout=timeout)
     return [[CellRun(**cell) for cell in run] for run in result["passes"]]
 
 
@@ -122,14 +126,14 @@ def run_wrongs(
     kept = needed_cells(cells, tests)
     work = partial(_work, package=package, without=["matplotlib"])
     if hasattr(os, "fork"):
-        result = work(kept, variants=variants, variant_seconds=seconds)
+        result = work([kept], variants=variants, variant_seconds=seconds)
         outcomes = result["variants"]
     else:
-        result = work(kept)
+        result = work([kept])
         outcomes = {}
         for variant in variants:
             place = [cell["id"] for cell in kept].index(variant["cell"])
-            [run] = work(kept[:place] + variant["cells"])["passes"]
+            [run] = work([kept[:place] + variant["cells"]])["passes"]
             outcomes[variant["name"]] = {cell["id"]: cell["error"] for cell in run}
     right = {cell["id"]: cell["error"] for cell in result["passes"][0] if cell["id"] in tests}
     return right, outcomes
@@ -220,20 +224,18 @@ def _code_cells(notebook: NotebookNode) -> list[dict[str, Any]]:
 
 
 def _work(
-    cells: list[dict[str, Any]],
+    passes: list[list[dict[str, Any]]],
     package: Path,
     variants: Iterable[dict[str, Any]] = (),
     variant_seconds: float = 0,
-    passes: int = 1,
     without: Iterable[str] = (),
     timeout: float = 300,
 ) -> dict[str, Any]:
-    """Let a fresh process run the cells, in an empty folder."""
+    """Let a fresh process run the cells, pass by pass, in an empty folder."""
     job = {
-        "cells": cells,
+        "passes": passes,
         "variants": [*variants],
         "variant_seconds": variant_seconds,
-        "passes": passes,
         "without": [*without],
     }
     tito = Path(__file__).resolve().parent

@@ -71,12 +71,15 @@ def later(x: NotDefinedAnywhere) -> None:
     "Annotations are not evaluated here either."
 
 # %%
+raise_in_second_pass = 1 / (1 - globals().get("raise_in_second_pass", 0))  # not run again
+
+# %% nbgrader={"grade": true, "grade_id": "test-more", "points": 5, "solution": false}
 assert pickle.loads(pickle.dumps(relu)) is relu
 count = globals().get("count", 0) + 1
 print("noise", file=sys.stderr)
 assert count < 2, "second\\n pass"
 """
-    first, second = run_repeatedly(lesson(course, more), package, passes=2)
+    first, second = run_repeatedly(lesson(course, more), package, twice=True)
     assert not any(cell.error for cell in first)
     assert first[-1].stderr == "noise\n"
     assert [cell.error for cell in second if cell.error] == [

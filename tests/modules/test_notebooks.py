@@ -2,6 +2,7 @@
 
 import os
 
+import nbformat
 import pytest
 
 from tito.course import find_course
@@ -13,9 +14,9 @@ every_module = pytest.mark.parametrize("module", course.modules, ids=lambda modu
 
 
 @every_module
-def test_cells_run_twice_in_one_namespace(module, tmp_path):
+def test_notebook_runs_and_its_definitions_run_again(module, tmp_path):
     package = partial_package(course, module, tmp_path)
-    first, second = run_repeatedly(read_module(module), package, passes=2)
+    first, second = run_repeatedly(read_module(module), package, twice=True)
     for run in (first, second):
         assert not [f"{cell.id}: {cell.error}" for cell in run if cell.error]
         assert not [f"{cell.id}: {cell.stderr}" for cell in run if cell.stderr]
@@ -32,7 +33,7 @@ def test_notebook_runs_without_matplotlib(module, tmp_path):
 
 @pytest.mark.slow
 @every_module
-def test_notebook_runs_in_a_real_kernel(module, tmp_path, monkeypatch):
+def test_notebook_runs_twice_in_a_real_kernel(module, tmp_path, monkeypatch):
     from nbclient import NotebookClient
 
     partial_package(course, module, tmp_path)
@@ -42,6 +43,7 @@ def test_notebook_runs_in_a_real_kernel(module, tmp_path, monkeypatch):
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     notebook = read_module(module)
+    notebook.cells += nbformat.from_dict(notebook.cells)
     client = NotebookClient(
         notebook, kernel_name="python3", timeout=60, resources={"metadata": {"path": tmp_path}}
     )
