@@ -754,8 +754,8 @@ class Lion(Optimizer):
 # %% nbgrader={"grade": true, "grade_id": "test-lion", "locked": true, "points": 8, "schema_version": 3, "solution": false, "task": false}
 def test_lion():
     check(walk(Lion, [0.0, 0.0], [[5.0, -0.1]], lr=0.1), [-0.1, 0.1], "every weight moves by lr")
-    turned = walk(Lion, [0.0], [[1.0], [-0.05]], lr=0.1, betas=(0.9, 0.5))
-    check(turned, [-0.2], "the old average still points the old way: 0.9 * 0.5 - 0.1 * 0.05 > 0")
+    turned = walk(Lion, [0.0], [[1.0], [-1.0]], lr=0.1, betas=(0.9, 0.5))
+    check(turned, [-0.2], "the old average still points the old way: 0.9 * 0.5 - 0.1 * 1 > 0")
     ### BEGIN HIDDEN TESTS
     back = walk(Lion, [0.0], [[1.0], [-6.0]], lr=0.1, betas=(0.9, 0.5))
     check(back, [0.0], "0.9 * 0.5 - 0.1 * 6 < 0: the second step goes back")
