@@ -202,6 +202,7 @@ from tinytorch.data.loader import (
     read_idx,
     read_published,
     rotate,
+    run_ahead,
 )
 from tinytorch.optimization.quantization import (
     QuantizationReport,
@@ -446,6 +447,7 @@ __all__ = [
     "roofline",
     "rotate",
     "rules",
+    "run_ahead",
     "scatter_add",
     "set_item",
     "set_requires_grad",

@@ -214,6 +214,7 @@ HOMES: dict[str, tuple[str, str]] = {
     "read_idx": ("data.loader", "08_dataloader"),
     "read_published": ("data.loader", "08_dataloader"),
     "rotate": ("data.loader", "08_dataloader"),
+    "run_ahead": ("data.loader", "08_dataloader"),
     "FLOPS": ("profiling.profiler", "14_profiling"),
     "GraphDrawing": ("profiling.profiler", "14_profiling"),
     "Machine": ("profiling.profiler", "14_profiling"),

@@ -31,6 +31,7 @@ from tinytorch.data.loader import (
     read_idx,
     read_published,
     rotate,
+    run_ahead,
 )
 
 __all__ = [
@@ -65,4 +66,5 @@ __all__ = [
     "read_idx",
     "read_published",
     "rotate",
+    "run_ahead",
 ]

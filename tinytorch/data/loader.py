@@ -20,10 +20,9 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -69,6 +68,7 @@ __all__ = [
     "read_idx",
     "read_published",
     "rotate",
+    "run_ahead",
 ]
 
 
@@ -143,24 +143,6 @@ def collate(examples: Sequence[Any]) -> Any:
     return Tensor._wrap(stacked) if isinstance(first, Tensor) else Tensor(stacked)
 
 
-# %% modules/08_dataloader/dataloader_dev.py #keyed-generator
-def keyed_generator(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers that depend on (seed, key) and nothing else: not on what was drawn before.
-
-    >>> keyed_generator(0, 3).random() == keyed_generator(0, 3).random()
-    True
-    >>> keyed_generator(0, 3).random() == keyed_generator(0, 3, 0).random()
-    False
-    """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-# %% modules/08_dataloader/dataloader_dev.py #new-seed
-def _given_or_new(seed: int | None) -> int:
-    """`seed`, or where there is none a number that `manual_seed` decides."""
-    return int(tensor.generator.integers(2**63)) if seed is None else seed
-
-
 # %% modules/08_dataloader/dataloader_dev.py #subset
 class Subset(Dataset):
     """The examples of `dataset` at `indices`, in that order."""
@@ -180,6 +162,24 @@ class Subset(Dataset):
 
     def batch(self, indices: np.ndarray) -> Any:
         return self.dataset.batch(self.indices[indices])
+
+
+# %% modules/08_dataloader/dataloader_dev.py #keyed-generator
+def keyed_generator(seed: int, *key: int) -> np.random.Generator:
+    """Random numbers that depend on (seed, key) and nothing else: not on what was drawn before.
+
+    >>> keyed_generator(0, 3).random() == keyed_generator(0, 3).random()
+    True
+    >>> keyed_generator(0, 3).random() == keyed_generator(0, 3, 0).random()
+    False
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+# %% modules/08_dataloader/dataloader_dev.py #new-seed
+def _given_or_new(seed: int | None) -> int:
+    """`seed`, or where there is none a number that `manual_seed` decides."""
+    return int(tensor.generator.integers(2**63)) if seed is None else seed
 
 
 # %% modules/08_dataloader/dataloader_dev.py #random-split
@@ -328,6 +328,17 @@ class DataLoader:
         self.epoch, self.batch = self.start = (state["epoch"], state["batch"])
 
 
+# %% modules/08_dataloader/dataloader_dev.py #run-ahead
+def run_ahead(submit: Callable[[Any], Future], items: Iterable[Any], limit: int) -> Iterator[Any]:
+    """submit(item).result() for each item, in order, with at most `limit` not yet taken."""
+    waiting = iter(items)
+    running = deque(submit(item) for item in islice(waiting, limit))
+    while running:
+        result = running.popleft().result()
+        running.extend(submit(item) for item in islice(waiting, 1))
+        yield result
+
+
 # %% modules/08_dataloader/dataloader_dev.py #worker
 _in_worker: dict[str, DataLoader] = {}  # a worker process keeps its loader here
 
@@ -336,10 +347,6 @@ def _start_worker(loader: DataLoader) -> None:
     """Prepare a worker process."""
     _in_worker["loader"] = loader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends its workers
-    with suppress(ImportError):  # the processes are the parallelism: one BLAS thread in each
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
 
@@ -386,23 +393,19 @@ def _check_importable(loader: DataLoader) -> None:
 
 # %% modules/08_dataloader/dataloader_dev.py #load-in-workers
 def load_in_workers(loader: DataLoader, epoch: int, batches: list[np.ndarray]) -> Iterator[Any]:
-    """The batches in order, loaded ahead by processes: at most two for each wait or are made.
+    """The batches in order, loaded ahead by processes: at most two for each of them at a time.
 
     What a worker raises is raised here, with its traceback. Leaving early ends the workers.
     """
     context = multiprocessing.get_context(loader.multiprocessing_context)
     if context.get_start_method() != "fork":
         _check_importable(loader)
-    workers = ProcessPoolExecutor(loader.num_workers, context, _start_worker, (loader,))
+    processes = min(loader.num_workers, len(batches))
+    workers = ProcessPoolExecutor(max(processes, 1), context, _start_worker, (loader,))
     try:
-        waiting = iter(batches)
-        running: deque = deque()
-        while True:
-            for indices in islice(waiting, 2 * loader.num_workers - len(running)):
-                running.append(workers.submit(_load_in_worker, epoch, indices))
-            if not running:
-                break
-            yield running.popleft().result()
+        yield from run_ahead(
+            lambda indices: workers.submit(_load_in_worker, epoch, indices), batches, 2 * processes
+        )
     except BrokenProcessPool:
         raise RuntimeError(
             "DataLoader: a worker process died: out of memory, or killed, or (where processes are "
@@ -525,9 +528,9 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y, x = y - middle_y, x - middle_x
     # framed, so that a place beyond the edge finds zeros to read
+    image = framed(image, 2)
     from_y = np.clip(cos * y + sin * x + middle_y + 2, 0, height + 2)
     from_x = np.clip(cos * x - sin * y + middle_x + 2, 0, width + 2)
-    image = framed(image, 2)
     top, left = from_y.astype(int), from_x.astype(int)
     down, right = from_y % 1, from_x % 1
     upper = image[..., top, left] * (1 - right) + image[..., top, left + 1] * right
@@ -535,6 +538,7 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     return upper * (1 - down) + lower * down
 
 
+# %% modules/08_dataloader/dataloader_dev.py #random-rotation
 class RandomRotation(Transform):
     """The image turned about its centre by up to `degrees` in either direction."""
 
@@ -663,6 +667,19 @@ def read_published(
     return parsed
 
 
+# %% modules/08_dataloader/dataloader_dev.py #every-fifth
+def every_fifth(labels: np.ndarray) -> np.ndarray:
+    """True for every fifth example of each class: a test set with the classes in the same shares.
+
+    >>> every_fifth(np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])).nonzero()[0]
+    array([4, 9])
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        chosen[np.flatnonzero(labels == label)[4::5]] = True
+    return chosen
+
+
 # %% modules/08_dataloader/dataloader_dev.py #image-dataset
 class ImageDataset(Dataset):
     """Images and their labels: example i is a float32 Tensor (C, H, W) in [0, 1] and a number.
@@ -702,19 +719,6 @@ class ImageDataset(Dataset):
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
         images = np.divide(self.pixels[indices], self.largest)
         return Tensor._wrap(images), Tensor._wrap(np.asarray(self.labels.data[indices]))
-
-
-# %% modules/08_dataloader/dataloader_dev.py #every-fifth
-def every_fifth(labels: np.ndarray) -> np.ndarray:
-    """True for every fifth example of each class: a test set with the classes in the same shares.
-
-    >>> every_fifth(np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])).nonzero()[0]
-    array([4, 9])
-    """
-    chosen = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        chosen[np.flatnonzero(labels == label)[4::5]] = True
-    return chosen
 
 
 # %% modules/08_dataloader/dataloader_dev.py #sets
