@@ -15,6 +15,7 @@ import numpy as np
 from tinytorch.core.autograd import no_grad, nondifferentiable
 from tinytorch.core.layers import Linear, Module, linear
 from tinytorch.core.tensor import Tensor, op
+from tinytorch.profiling.profiler import FLOPS, linear_flops
 
 # %% auto #0
 __all__ = [
@@ -308,6 +309,7 @@ def int8_linear(q_x, q_weight, bias=None, scale=1.0, x_zero_point=0, weight_zero
 
 
 nondifferentiable(int8_linear)  # rounding has no slope: gradients end at the integers
+FLOPS["int8_linear"] = linear_flops  # the profiler counts as many operations as in floats
 
 
 # %% modules/15_quantization/quantization_dev.py #quantized-linear
