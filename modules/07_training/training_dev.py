@@ -13,7 +13,17 @@ r"""
 # Training
 
 > The loop that turns batches into a trained model, and can be stopped and taken up again.
+
+**Built before:** layers, losses, gradients, and optimizers that turn gradients into steps.
+**Built here:** `Trainer`, which runs the loop, measures, stops early, and saves a checkpoint from which a run goes on as if it had never been interrupted.
+**Time:** 4 hours. **Points:** 91 for code, 9 for the questions at the end.
 """
+
+# %%
+from tito.testing import check, check_raises
+from tito.whose import whose_tinytorch
+
+whose_tinytorch()
 
 # %% nbgrader={"grade": false, "grade_id": "imports", "locked": true, "solution": false}
 #| export
@@ -40,6 +50,83 @@ from tinytorch.core.layers import Module
 from tinytorch.core.optimizers import Optimizer, clip_grad_norm
 from tinytorch.core.tensor import Tensor, generator
 
+# %%
+import tempfile
+import time
+from unittest import mock
+
+import tinytorch
+from tinytorch.core import tensor
+from tinytorch.core.activations import ReLU
+from tinytorch.core.layers import Dropout, Linear, Sequential
+from tinytorch.core.losses import CrossEntropyLoss, MSELoss
+from tinytorch.core.optimizers import SGD, Adam, CosineSchedule, WarmupSchedule
+from tinytorch.core.tensor import manual_seed
+
+try:
+    import matplotlib.pyplot as plt
+except ImportError:
+    plt = None  # the lesson works without pictures
+
+# %% [markdown]
+r"""
+## Five lines that everybody gets wrong once
+
+The data are 1,797 digits of 8 by 8 pixels: 1,437 to learn from, 360 to be asked about.
+"""
+
+# %%
+digits = np.load(Path(tinytorch.__file__).parent / "data" / "digits.npz")
+order = np.random.default_rng(0).permutation(1797)
+images = Tensor(digits["images"].reshape(-1, 64)[order] / 16)
+labels = Tensor(digits["labels"][order], dtype=np.int64)
+known, asked = slice(0, 1437), slice(1437, None)
+
+
+def new_model(p: float = 0.0) -> Sequential:
+    return Sequential(Linear(64, 64), ReLU(), Dropout(p), Linear(64, 10))
+
+
+# %% [markdown]
+r"""
+A training loop is five lines: forward, loss, backward, step, and one more. Here it is, once with that one and once without. **Predict:** will the loop without `zero_grad` crash? Will it learn nothing? Write it down, then run.
+"""
+
+
+# %%
+def loop_by_hand(forget: bool) -> list[float]:
+    manual_seed(0)
+    model, loss_fn, losses = new_model(), CrossEntropyLoss(), []
+    optimizer = SGD(model.parameters(), lr=0.3)
+    for _ in range(4):
+        for start in range(0, 1437, 64):
+            rows = slice(start, min(start + 64, 1437))
+            if not forget:
+                optimizer.zero_grad()
+            loss = loss_fn(model(images[rows]), labels[rows])
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+for forget in (False, True):
+    losses = loop_by_hand(forget)
+    print("without zero_grad:" if forget else "with zero_grad:   ", np.round(losses, 3))
+
+# %% [markdown]
+r"""
+No error, and numbers that look like a bad learning rate. Every gradient was added to all those before it. There are more mistakes of this kind: to average over batches of different size, to evaluate with dropout on, to keep the graph of every loss for a report, to schedule by epoch where steps are meant. None of them raises anything.
+
+So the loop is written once, carefully, and tested. You write it in pieces, from the inside out.
+
+## Two numbers worth watching
+
+The loss is what the optimizer sees. You would rather know how many answers are right: the **accuracy**, a *metric*. It has no useful gradient (it stays the same under small steps), so it is only measured.
+
+**Exercise 1 (5 points).** Write `accuracy(output, target)`: the share of rows in which the largest output stands at the number of the right class, as a Python float. Outputs are `(N, C)` with targets `(N,)`, or `(N, C, ...)` with `(N, ...)`: the classes are axis 1, as the losses have it. Shapes that don't fit raise a `ValueError` (NumPy would broadcast, and give a number). For example, outputs `[[0.1, 0.9], [0.8, 0.2]]` with targets `[1, 1]` give 0.5.
+"""
+
 
 # %% nbgrader={"grade": false, "grade_id": "accuracy", "locked": false, "solution": true}
 #| export
@@ -58,6 +145,29 @@ def accuracy(output: Tensor, target: Tensor) -> float:
         raise ValueError(f"accuracy: outputs {scores.shape} don't fit class numbers {labels.shape}")
     return float(np.mean(scores.argmax(axis=1) == labels))
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-accuracy", "locked": true, "points": 5, "solution": false}
+def test_accuracy():
+    check(accuracy(Tensor([[0.1, 0.9], [0.8, 0.2]]), Tensor([1, 1])), 0.5, "one of two is right")
+    with check_raises(ValueError, "accuracy", "(2, 2) == (2, 1) would broadcast to four answers"):
+        accuracy(Tensor([[0.1, 0.9], [0.8, 0.2]]), Tensor([[1], [1]]))
+    ### BEGIN HIDDEN TESTS
+    text = Tensor(np.eye(3)[None, :, :])  # one text, 3 classes, 3 places
+    check(accuracy(text, Tensor([[0, 1, 0]])), 2 / 3, "classes are axis 1, also of three axes")
+    check(accuracy(Tensor([[3.0, 1.0, 2.0]]), Tensor([0])), 1.0, "the place of the largest")
+    ### END HIDDEN TESTS
+
+
+test_accuracy()
+
+
+# %% [markdown]
+r"""
+An epoch has many batches, and the last one is smaller. **Predict:** 30 samples with the mean loss 1, then 10 with the mean loss 4. What is the mean over all 40? It is not 2.5.
+
+**Exercise 2 (6 points).** Complete `Means`: `add` takes the averages of a batch by name, and how many samples it had; `result` gives the averages over all samples so far, a dict. Names may come at any time.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "means", "locked": false, "solution": true}
@@ -89,11 +199,32 @@ class Means:
         ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-means", "locked": true, "points": 6, "solution": false}
+def test_means():
+    means = Means()
+    means.add({"loss": 1.0, "accuracy": 0.5}, samples=30)
+    means.add({"loss": 4.0, "accuracy": 1.0}, samples=10)
+    check(means.result(), {"loss": 1.75, "accuracy": 0.625}, "(30 * 1 + 10 * 4) / 40")
+    ### BEGIN HIDDEN TESTS
+    check(means.samples, 40, "count the samples, not the batches")
+    check(Means({"loss": 6.0}, 3).result(), {"loss": 2.0}, "it may begin with sums")
+    check(Means().sums, {}, "a new one begins with nothing")
+    ### END HIDDEN TESTS
+
+
+test_means()
+
+
+# %% [markdown]
+r"""
+## The trainer
+
+The class is given, and it is a table of contents again: what a trainer holds, and which functions do the work. Three counters say where it is: `epoch` (complete ones), `batch` (complete ones of the epoch that runs) and `step` (all updates).
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "trainer", "locked": true, "solution": false}
 #| export
-Metric = Callable[[Tensor, Tensor], float]  # metric(output, target), an average over the batch
-
-
 class Trainer:
     """A model, the optimizer of its parameters and a loss, and the loop over them.
 
@@ -187,6 +318,12 @@ class Trainer:
         load_checkpoint(self, Path(path))
 
 
+# %% [markdown]
+r"""
+What else should happen while a model trains is nobody's business but yours: save it, draw a plot, write a line to a file. A **callback** is called at the right moments. Two are given: the empty one, to override, and one that saves.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "callback", "locked": true, "solution": false}
 #| export
 class Callback:
@@ -215,6 +352,9 @@ class Checkpoint(Callback):
 
 # %% nbgrader={"grade": false, "grade_id": "named", "locked": true, "solution": false}
 #| exporti
+Metric = Callable[[Tensor, Tensor], float]  # metric(output, target), an average over the batch
+
+
 def named(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
     """Metrics by name; a function's own name, where it was given without one."""
     if isinstance(metrics, Mapping):
@@ -236,6 +376,32 @@ def show(bar: tqdm, values: Mapping[str, float]) -> None:
     """Put values behind the bar; it shows them when it is drawn next."""
     text = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
     bar.set_postfix_str(text, refresh=False)
+
+
+# %% [markdown]
+r"""
+For the tests, the smallest possible model: $y = w x$ with $w = 0$ at first, and the squared error. Every number can be worked out by hand. For $x = 2$ and the target 6, the loss is $(2w - 6)^2 = 36$ and its slope $4 (2w - 6) = -24$. With the learning rate 1/8, one step leads to $w = 3$: solved.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "slope-trainer", "locked": true, "solution": false}
+def slope_trainer(**options) -> Trainer:
+    """A trainer of y = w x, from w = 0, with the learning rate 1/8."""
+    model = Linear(1, 1, bias=False)
+    model.load_state_dict({"weight": [[0.0]]})
+    return Trainer(model, SGD(model.parameters(), lr=0.125), MSELoss(), **options)
+
+
+def column(*numbers: float) -> Tensor:
+    return Tensor([[number] for number in numbers])
+
+
+# %% [markdown]
+r"""
+**Exercise 3 (8 points).** Write `backward_batch`. A batch is a pair (inputs, targets). Call the model, then the loss; put `loss.item()` under "loss" into a dict. If it isn't finite, raise a `FloatingPointError` that says at which `step`, `epoch` and `batch`, and what to try: a NaN that gets into the weights is never seen again as a number. Then go backward from `share` times the loss (you will need shares soon). Metrics are called with (output, targets), under `no_grad()`, and join the dict.
+
+With the trainer above and the batch `(column(2), column(6))`, it returns `{"loss": 36.0}` and leaves the gradient -24 in the weight; with `share=0.5`, the gradient -12.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "backward-batch", "locked": false, "solution": true}
@@ -265,6 +431,39 @@ def backward_batch(
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-backward-batch", "locked": true, "points": 8, "solution": false}
+def test_backward_batch():
+    trainer, batch = slope_trainer(), (column(2), column(6))
+    weight = trainer.model.weight
+    check(backward_batch(trainer, batch, {}, 1.0), {"loss": 36.0}, "(0 * 2 - 6)^2")
+    check(weight.grad, [[-24.0]], "the slope of the loss")
+    backward_batch(trainer, batch, {}, 0.5)
+    check(weight.grad, [[-36.0]], "half of the gradient was added to what was there")
+    bad = (column(math.nan), column(6))
+    with check_raises(FloatingPointError, "step 0", "a NaN must stop the training and say where"):
+        backward_batch(trainer, bad, {}, 1.0)
+    check(weight.grad, [[-36.0]], "and no gradient is computed from it")
+    ### BEGIN HIDDEN TESTS
+    metrics = {"mean": lambda output, target: target.mean() - output.mean()}
+    values = backward_batch(trainer, batch, metrics, 0.5)
+    check(values, {"loss": 36.0, "mean": 6.0}, "the loss isn't scaled; metrics become floats")
+    recorded = []
+    backward_batch(trainer, batch, {"x": lambda o, t: recorded.append((o + 1).is_leaf) or 0}, 1.0)
+    check(recorded, [True], "metrics record nothing")
+    with np.errstate(over="ignore"), check_raises(FloatingPointError, "inf", "infinity, too"):
+        backward_batch(trainer, (column(1), column(1e30)), {}, 1.0)
+    ### END HIDDEN TESTS
+
+
+test_backward_batch()
+
+
+# %% [markdown]
+r"""
+**Exercise 4 (8 points).** Write `update`: what happens once all gradients are there. In this order: clip them, if `grad_clip_norm` isn't None (`clip_grad_norm` takes all parameters of all `optimizer.param_groups`, each a dict with "params"); set `optimizer.lr` to what the scheduler gives for the present `trainer.step`, if there is a scheduler; let the optimizer step; count the step.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "update", "locked": false, "solution": true}
 #| exporti
 def update(trainer: Trainer) -> None:
@@ -279,6 +478,44 @@ def update(trainer: Trainer) -> None:
     optimizer.step()
     trainer.step += 1
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-update", "locked": true, "points": 8, "solution": false}
+def test_update():
+    trainer = slope_trainer(scheduler=lambda step: [0.5, 0.25][step], grad_clip_norm=3.0)
+    weight = trainer.model.weight
+    weight.grad = Tensor([[30.0]])
+    update(trainer)
+    check(weight, [[-1.5]], "the gradient 30 is clipped to 3, and the first rate is 0.5", 1e-5)
+    weight.grad = Tensor([[1.0]])
+    update(trainer)
+    check(weight, [[-1.75]], "the second rate is 0.25, and 1 needs no clipping", 1e-5)
+    check(trainer.step, 2, "each update is counted")
+    ### BEGIN HIDDEN TESTS
+    plain = slope_trainer()
+    plain.model.weight.grad = Tensor([[30.0]])
+    update(plain)
+    check(plain.model.weight, [[-3.75]], "without schedule and clipping: 30 / 8")
+    ### END HIDDEN TESTS
+
+
+test_update()
+
+
+# %% [markdown]
+r"""
+## One update from several batches
+
+A batch of 256 may not fit into memory where four of 64 do. Gradients add up by themselves, so four backward passes and one step should do the same. Should: the loss of a batch is a *mean* over its samples, and the sum of four means is four times too large. And the last batch may be smaller.
+
+$$\frac{1}{N} \sum_{i=1}^{N} \ell_i = \sum_{\text{batches } b} \frac{n_b}{N} \cdot \Big( \frac{1}{n_b} \sum_{i \in b} \ell_i \Big) \qquad N = \sum_b n_b$$
+
+Each batch counts by its **share** $n_b / N$.
+
+**Exercise 5 (8 points).** Write `train_step(trainer, batches, metrics)`. Forget the old gradients; call `backward_batch` for each batch with its share (`len(targets)` is $n_b$); `update`. After that, and not before, so that an interrupted step leaves no trace: add each batch's values to `trainer._means`, with its number of samples, and count the batches in `trainer.batch`.
+
+Three samples (1, target 0) and one sample (1, target 4): the losses are 0 and 16, the mean over four is 4, the slope of that is $\frac14 \cdot 2 \cdot (0 - 4) = -2$, and $w$ becomes 0.25.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "train-step", "locked": false, "solution": true}
@@ -299,10 +536,38 @@ def train_step(trainer: Trainer, batches: list[Any], metrics: Mapping[str, Metri
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-train-step", "locked": true, "points": 8, "solution": false}
+def test_train_step():
+    trainer = slope_trainer()
+    trainer.model.weight.grad = Tensor([[100.0]])  # left over from something else
+    train_step(trainer, [(column(1, 1, 1), column(0, 0, 0)), (column(1), column(4))], {})
+    check(trainer.model.weight, [[0.25]], "w = 0 + 2 / 8: shares 3/4 and 1/4, nothing left over")
+    check(trainer._means.result(), {"loss": 4.0}, "(3 * 0 + 1 * 16) / 4")
+    check((trainer.step, trainer.batch), (1, 2), "one step, two batches")
+    ### BEGIN HIDDEN TESTS
+    with check_raises(FloatingPointError, "nan", "the second batch is no number"):
+        train_step(trainer, [(column(1), column(0)), (column(math.nan), column(0))], {})
+    check((trainer.step, trainer.batch), (1, 2), "a step that failed is not counted")
+    check(trainer._means.samples, 4, "nor are its batches")
+    check(trainer.model.weight, [[0.25]], "and the model is as it was")
+    ### END HIDDEN TESTS
+
+
+test_train_step()
+
+
+# %% [markdown]
+r"""
+## An epoch
+
+Two functions are given here. `batches_to_come(trainer, loader)` is `iter(loader)` with a bookmark: it can begin in the middle of an epoch. `here(trainer)` writes the bookmark. Run the cell for now; you will need to understand it when the power fails, further down.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "place", "locked": true, "solution": false}
 #| exporti
 def here(trainer: Trainer) -> dict[str, Any]:
-    """All that decides how the epoch goes on: the random numbers, and how far the loader has come."""
+    """All that decides how the epoch goes on: the random numbers, and how far the loader is."""
     loader = trainer._loader
     return {
         "epoch_start": trainer._epoch_start,
@@ -333,6 +598,37 @@ def batches_to_come(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
         generator.bit_generator.state = resume["generator"]
     trainer._resume = None
     return batches
+
+
+# %% nbgrader={"grade": false, "grade_id": "end-epoch", "locked": true, "solution": false}
+#| exporti
+def end_epoch(trainer: Trainer) -> dict[str, float]:
+    """Count the epoch and write its averages down."""
+    if trainer.batch == 0:
+        raise ValueError("train_epoch: the loader gave no batches")
+    values = trainer._means.result()
+    trainer.epoch, trainer.batch, trainer._means = trainer.epoch + 1, 0, Means()
+    write_down(trainer, "train", values)
+    trainer.history.setdefault("lr", []).append(trainer.optimizer.lr)
+    return values
+
+
+def write_down(trainer: Trainer, part: str, values: Mapping[str, float]) -> None:
+    """Add an epoch's values to the history: "train_loss", "validation_accuracy", ..."""
+    for name, value in values.items():
+        trainer.history.setdefault(f"{part}_{name}", []).append(value)
+
+
+# %% [markdown]
+r"""
+**Exercise 6 (8 points).** Write the loop in `train_epoch`. As long as there are batches, take `accumulate` of them (the last group may be smaller) and make a step. After each step set `place = here(trainer)`, tell the bar (`bar.update(number of batches)`, `show(bar, trainer._means.result())`) and call `on_step(trainer)` of those callbacks that are a `Callback`; plain functions are called at the end of an epoch, and not by you.
+
+<details><summary>Hint</summary>
+
+`list(islice(batches, accumulate))` takes the next few, and is empty, thus false, when there are no more.
+
+</details>
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "train-epoch", "locked": false, "solution": true}
@@ -369,23 +665,43 @@ def train_epoch(
     return end_epoch(trainer)
 
 
-# %% nbgrader={"grade": false, "grade_id": "end-epoch", "locked": true, "solution": false}
-#| exporti
-def end_epoch(trainer: Trainer) -> dict[str, float]:
-    """Count the epoch and write its averages down."""
-    if trainer.batch == 0:
-        raise ValueError("train_epoch: the loader gave no batches")
-    values = trainer._means.result()
-    trainer.epoch, trainer.batch, trainer._means = trainer.epoch + 1, 0, Means()
-    write_down(trainer, "train", values)
-    trainer.history.setdefault("lr", []).append(trainer.optimizer.lr)
-    return values
+# %% nbgrader={"grade": true, "grade_id": "test-train-epoch", "locked": true, "points": 8, "solution": false}
+def test_train_epoch():
+    trainer, seen = slope_trainer(), []
+
+    class Look(Callback):
+        def on_step(self, trainer):
+            seen.append((trainer.step, trainer.batch))
+
+    data = [(column(1), column(0))] * 5
+    values = trainer.train_epoch(
+        data, callbacks=[Look(), seen.append], accumulate=2, progress=False
+    )
+    check(seen, [(1, 2), (2, 4), (3, 5)], "steps of 2, 2 and 1 batches, on_step after each")
+    check(values, {"loss": 0.0}, "the averages of the epoch come back")
+    check((trainer.epoch, trainer.batch), (1, 0), "the epoch is counted, the next one begins at 0")
+    ### BEGIN HIDDEN TESTS
+    check(trainer.model.training, True, "it trains in train mode")
+    trainer.train_epoch([(column(2), column(6))], progress=False)
+    check(trainer.history["train_loss"], [0.0, 36.0], "the history has a value for each epoch")
+    trainer.train_epoch([(column(2), column(6))], progress=False)
+    check(trainer.history["train_loss"][-1], 0.0, "and the model has learned")
+    with check_raises(ValueError, "no batches", "an empty loader is a mistake"):
+        trainer.train_epoch([], progress=False)
+    ### END HIDDEN TESTS
 
 
-def write_down(trainer: Trainer, part: str, values: Mapping[str, float]) -> None:
-    """Add an epoch's values to the history: "train_loss", "validation_accuracy", ..."""
-    for name, value in values.items():
-        trainer.history.setdefault(f"{part}_{name}", []).append(value)
+test_train_epoch()
+
+
+# %% [markdown]
+r"""
+## Is it any good?
+
+To ask a model about samples that it hasn't learned from, three things must be different: eval mode, no recording, no step. The context manager `evaluating` is given: it sets the modes back afterwards, module by module, because somebody may have put one of them into eval mode on purpose.
+
+**Exercise 7 (8 points).** Write `evaluate`: the averages over all *samples* of the loss and the metrics, a dict. A loader without batches raises a `ValueError`. The trainer itself must be as before: no history, no counter changes.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "evaluate", "locked": false, "solution": true}
@@ -421,6 +737,47 @@ def evaluate(
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-evaluate", "locked": true, "points": 8, "solution": false}
+def test_evaluate():
+    trainer = slope_trainer()
+    data = [(column(1, 1, 1), column(0, 0, 0)), (column(1), column(4))]
+    check(trainer.evaluate(data), {"loss": 4.0}, "(3 * 0 + 1 * 16) / 4: over samples, not batches")
+    check((trainer.step, trainer.history), (0, {}), "the trainer is as before")
+    with check_raises(ValueError, "no batches", "an average over nothing is a mistake"):
+        trainer.evaluate([])
+    ### BEGIN HIDDEN TESTS
+    check(trainer.model.weight, [[0.0]], "the model is as before")
+    outputs = []
+    model = Sequential(trainer.model, Dropout(0.9))
+    model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    trainer.model = model
+    trainer.model[0].load_state_dict({"weight": [[1.0]]})
+    check(trainer.evaluate([(column(*[1] * 50), column(*[1] * 50))]), {"loss": 0.0}, "no dropout")
+    check(outputs[0].is_leaf, True, "nothing is recorded")
+    check(model[1].training, True, "afterwards the model is in train mode again")
+    found = trainer.evaluate(data, metrics={"size": lambda output, target: len(target)})
+    check(found["size"], 2.5, "metrics are weighted by samples, too: (3 * 3 + 1 * 1) / 4")
+    ### END HIDDEN TESTS
+
+
+test_evaluate()
+
+
+# %% [markdown]
+r"""
+## When to stop
+
+The validation loss falls, then it wobbles, then it rises: the model begins to learn its samples by heart. **Patience** is the number of epochs without a new best loss after which one stops.
+
+```
+loss   3.0   1.0   2.0   1.0           best so far:  3   1   1   1
+epoch   1     2     3     4            since then:   0   0   1   2    patience 2: stop
+```
+
+**Exercise 8 (6 points).** Write `out_of_patience(losses, patience)`. A loss that equals the best is no new best. NaN never is one.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "patience", "locked": false, "solution": true}
 #| exporti
 def out_of_patience(losses: Sequence[float], patience: int) -> bool:
@@ -438,6 +795,32 @@ def out_of_patience(losses: Sequence[float], patience: int) -> bool:
             since += 1
     return since >= patience
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-patience", "locked": true, "points": 6, "solution": false}
+def test_patience():
+    check(out_of_patience([3.0, 1.0, 2.0], 2), False, "one epoch since the best")
+    check(out_of_patience([3.0, 1.0, 2.0, 1.0], 2), True, "two epochs: 1.0 again is no new best")
+    check(out_of_patience([3.0, 1.0, 2.0, 0.5], 2), False, "a new best begins the count again")
+    ### BEGIN HIDDEN TESTS
+    check(out_of_patience([], 1), False, "nothing has been measured")
+    check(out_of_patience([1.0], 1), False, "the first one is the best so far")
+    check(out_of_patience([1.0, math.nan, math.nan], 2), True, "NaN is never better")
+    check(out_of_patience([5.0, 4.0, 3.0, 2.0], 1), False, "better every time")
+    ### END HIDDEN TESTS
+
+
+test_patience()
+
+
+# %% [markdown]
+r"""
+**Exercise 9 (8 points).** Write the loop of `fit`. While fewer than `epochs` epochs are complete (counted from the very first, so that the same call goes on after a break) and `trainer.stop` isn't set:
+
+1. If there is a patience, and `trainer.history[monitored]` has run out of it, end the loop.
+2. Open a `progress_bar(trainer, loader, epochs, progress)`. Within it run `train_epoch` with that bar and, where there is validation data, `evaluate`; `write_down(trainer, "validation", ...)` puts the result into the history, `show` behind the bar.
+3. Call the callbacks: `on_epoch(trainer)` of a `Callback`, and plain functions themselves.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "fit", "locked": false, "solution": true}
@@ -475,6 +858,66 @@ def fit(
     return trainer.history
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-fit", "locked": true, "points": 8, "solution": false}
+def test_fit():
+    trainer, seen = slope_trainer(), []
+
+    class Look(Callback):
+        def on_epoch(self, trainer):
+            seen.append(trainer.epoch)
+
+    data, other = [(column(2), column(6))], [(column(1), column(4))]
+    history = trainer.fit(data, 2, other, [Look(), lambda t: seen.append("f")], progress=False)
+    check(seen, [1, "f", 2, "f"], "every callback, after every epoch")
+    check(history["train_loss"], [36.0, 0.0], "w = 0, then w = 3")
+    check(history["validation_loss"], [1.0, 1.0], "measured after the epoch: (3 - 4)^2")
+    trainer.fit(data, epochs=3, progress=False)
+    check(trainer.epoch, 3, "epochs count from the very first: one more, not three")
+    ### BEGIN HIDDEN TESTS
+    trainer = slope_trainer()
+    trainer.fit(data, epochs=50, patience=2, progress=False)
+    check(trainer.history["train_loss"], [36.0, 0.0, 0.0, 0.0], "two epochs without a better one")
+    trainer = slope_trainer()
+    trainer.fit(data, epochs=50, validation=[(column(1), column(0))], patience=1, progress=False)
+    check(trainer.history["validation_loss"], [9.0, 9.0], "patience watches the validation loss")
+
+    def stop(trainer):
+        trainer.stop = True
+
+    trainer = slope_trainer()
+    trainer.fit(data, epochs=50, callbacks=[stop], progress=False)
+    check(trainer.epoch, 1, "a callback can end it")
+    ### END HIDDEN TESTS
+
+
+test_fit()
+
+
+# %% [markdown]
+r"""
+## When the power fails
+
+A large model trains for weeks, on machines that fail every few days. What is needed to go on? The weights, of course. **Predict** what else: which numbers would you have to write down so that the run, continued in a new process, gives *the same numbers to the last bit* as if nothing had happened? List at least four before you read on.
+
+| what | or else |
+|---|---|
+| the weights and buffers | |
+| the optimizer's averages and step counts | the first steps are wrong in size and direction |
+| `step` and `epoch` | the schedule begins again |
+| the random numbers' state | other dropout, another order |
+| how far the epoch is | some samples come twice, others never |
+| the history | early stopping forgets the best |
+
+All of it goes into *one* file. Two files can disagree.
+
+### A file that is never half there
+
+The power may fail while the file is being written, and then the old checkpoint is gone and the new one is half there. The cure: write into *another* file beside it, make sure that it is on the disk, and rename it. Renaming within a folder happens at once or not at all.
+
+**Exercise 10 (8 points).** Write `write_atomically(path, content)`. Make the folder if it isn't there. Write the bytes into a file beside `path` whose name nobody else uses (put the process id `os.getpid()` into it), `flush`, `os.fsync(file.fileno())`, close it, `os.replace` it. Whatever goes wrong, the other file must not stay, and the error must get out.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "write-atomically", "locked": false, "solution": true}
 #| exporti
 def write_atomically(path: Path, content: bytes) -> None:
@@ -494,6 +937,50 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         beside.unlink(missing_ok=True)
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-write-atomically", "locked": true, "points": 8, "solution": false}
+def test_write_atomically():
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "new" / "file"
+        write_atomically(path, b"old")
+        write_atomically(path, b"newer")
+        check(path.read_bytes(), b"newer", "the new content")
+        full = mock.patch("os.fsync", side_effect=OSError("disk full"))
+        with full, check_raises(OSError, "disk full", "the error must get out"):
+            write_atomically(path, b"newest")
+        check(path.read_bytes(), b"newer", "where writing failed, the old file is still there")
+        check(os.listdir(path.parent), ["file"], "and nothing else")
+        ### BEGIN HIDDEN TESTS
+        calls = mock.Mock()
+        with mock.patch("os.fsync", calls.fsync), mock.patch("os.replace", calls.replace):
+            write_atomically(path, b"x")
+        order = [call[0] for call in calls.mock_calls]
+        check(order, ["fsync", "replace"], "first to the disk, then the name")
+        check(path.read_bytes(), b"newer", "without the renaming nothing changes")
+        ### END HIDDEN TESTS
+
+
+test_write_atomically()
+
+
+# %% [markdown]
+r"""
+### Arrays and everything else
+
+A checkpoint mixes large arrays with small facts: counts, names, lists of losses. The safetensors format holds named arrays, and a little text beside them. So the facts become text (JSON), and the arrays are taken out:
+
+```
+{"step": 3, "mean": array([0., 0.])}      under the name "adam"
+
+text    {"step": 3, "mean": {"array": "adam.mean"}}
+arrays  {"adam.mean": array([0., 0.])}
+```
+
+Python's own `pickle` would take the mixture as it is. But to read a pickle is to run the program that is in it, and checkpoints travel.
+
+**Exercise 11 (8 points).** Write `pack` and its opposite. `pack(value, name, arrays)` returns what JSON can hold: a mapping becomes a dict with keys that are strings, a list or tuple a list, each part packed under the name of the whole, a dot and its key or index; an array or Tensor goes into `arrays` under its name, and `{"array": name}` takes its place; a NumPy number becomes Python's (`.item()`); all else stays. `unpack(value, arrays)` puts the arrays back.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "pack", "locked": false, "solution": true}
@@ -532,6 +1019,33 @@ def unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-pack", "locked": true, "points": 8, "solution": false}
+def test_pack():
+    arrays: dict = {}
+    facts = {"step": 3, "mean": np.zeros(2), "inner": [1, Tensor([5.0])]}
+    packed = pack(facts, "adam", arrays)
+    check(packed["mean"], {"array": "adam.mean"}, "the array's name stands in its place")
+    check(packed["inner"], [1, {"array": "adam.inner.1"}], "lists are named by index")
+    check(sorted(arrays), ["adam.inner.1", "adam.mean"], "the arrays are in the dict")
+    back = unpack(json.loads(json.dumps(packed)), arrays)
+    check(back["mean"], np.zeros(2), "and they come back")
+    ### BEGIN HIDDEN TESTS
+    check(back["inner"][1], np.array([5.0], np.float32), "from inside a list, too")
+    check(back["step"], 3, "other facts stay")
+    check(pack({7: (np.float32(0.5), None)}, "x", {}), {"7": [0.5, None]}, "keys, tuples, numbers")
+    check(type(arrays["adam.inner.1"]), np.ndarray, "a Tensor's array, not the Tensor")
+    ### END HIDDEN TESTS
+
+
+test_pack()
+
+
+# %% [markdown]
+r"""
+The file itself is given. Besides the arrays and the text it holds a checksum over both: disks do flip bits, and a model with one wrong weight trains on without a word.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "checkpoint-file", "locked": true, "solution": false}
 #| exporti
 KEY = "tinytorch_checkpoint"
@@ -568,6 +1082,23 @@ def checksum(text: str, arrays: Mapping[str, np.ndarray]) -> int:
     return value
 
 
+# %% [markdown]
+r"""
+Now go back to `here` and `batches_to_come`, above. The bookmark has three parts: the state of our random numbers when the epoch began, their state now, and what the loader says about itself, if it can. A loader that draws its order when an epoch begins is started with the first state, so that it draws the same order, and the batches that are done are skipped; then the second state is set, and everything else goes on drawing where it stopped.
+
+**Exercise 12 (5 points).** Write `save_checkpoint`: call `write_checkpoint(path, facts)` with a dict of
+
+| key | value |
+|---|---|
+| "model", "optimizer" | the two state dicts |
+| "optimizer_class" | the name of the optimizer's class |
+| "history" | the history |
+| "counts" | the list of `epoch`, `batch` and `step` |
+| "means" | the list of the `sums` and `samples` of `trainer._means` |
+| "place" | the bookmark: `trainer._resume` where there is one (the run was interrupted, or loaded and not yet continued), else `here(trainer)` |
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "save-checkpoint", "locked": false, "solution": true}
 #| exporti
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -586,10 +1117,43 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-save-checkpoint", "locked": true, "points": 5, "solution": false}
+def test_save_checkpoint():
+    with tempfile.TemporaryDirectory() as name:
+        trainer = slope_trainer()
+        trainer.fit([(column(2), column(6))], epochs=2, progress=False)
+        trainer.save_checkpoint(Path(name) / "run")
+        facts = read_checkpoint(Path(name) / "run")
+    check(facts["model"], {"weight": np.array([[3.0]], np.float32)}, "the model's numbers")
+    check(facts["counts"], [2, 0, 2], "epoch, batch, step")
+    check(facts["history"], {"train_loss": [36.0, 0.0], "lr": [0.125, 0.125]}, "the history")
+    check(facts["optimizer_class"], "SGD", "the name of the optimizer's class")
+    ### BEGIN HIDDEN TESTS
+    check(facts["means"], [{}, 0], "the sums of an epoch that hasn't begun")
+    check(facts["place"]["generator"], generator.bit_generator.state, "the random numbers")
+    trainer._resume = {"waiting": 1}
+    with tempfile.TemporaryDirectory() as name:
+        trainer.save_checkpoint(Path(name) / "run")
+        place = read_checkpoint(Path(name) / "run")["place"]
+    check(place, {"waiting": 1}, "a bookmark that hasn't been used yet is passed on")
+    ### END HIDDEN TESTS
+
+
+test_save_checkpoint()
+
+
+# %% [markdown]
+r"""
+**Exercise 13 (5 points).** Write `load_checkpoint`. Read the facts (`read_checkpoint` raises a `ValueError` for a bad file). Refuse the state of an optimizer of another class. Then give the model and the optimizer their states; where one of them raises a `ValueError`, because the checkpoint belongs to another model, put the model's old numbers back and raise a `ValueError` that names the file. Only then set `epoch`, `batch`, `step`, `history`, `_means` (`Means(*facts["means"])`), `_resume` (the place) and `_epoch_start` (which the place holds).
+
+The last lines are given by what you saved; the order is the exercise. After any error the trainer must be what it was.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "load-checkpoint", "locked": false, "solution": true}
 #| exporti
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Bring a trainer to where it was when the checkpoint was saved, or raise and change nothing."""
+    """Bring a trainer to where it was when it was saved, or raise and change nothing."""
     ### BEGIN SOLUTION
     facts = read_checkpoint(path)
     name = type(trainer.optimizer).__name__
@@ -607,3 +1171,260 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     trainer._means = Means(*facts["means"])
     trainer._epoch_start = facts["place"]["epoch_start"]
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-load-checkpoint", "locked": true, "points": 5, "solution": false}
+def learner(seed: int) -> Trainer:
+    manual_seed(seed)
+    model = Sequential(Linear(64, 8), Dropout(0.5), Linear(8, 10))
+    return Trainer(model, SGD(model.parameters(), lr=0.1, momentum=0.9), CrossEntropyLoss())
+
+
+def test_load_checkpoint():
+    data = [(images[start : start + 50], labels[start : start + 50]) for start in range(0, 200, 50)]
+
+    def power_fails(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    with tempfile.TemporaryDirectory() as name:
+        path, whole = Path(name) / "run", learner(seed=1)
+        expected = dict(whole.fit(data, epochs=4, progress=False))
+        try:
+            learner(seed=1).fit(data, 4, None, [Checkpoint(path), power_fails], progress=False)
+        except KeyboardInterrupt:
+            resumed = learner(seed=99)
+        resumed.load_checkpoint(path)
+        check(resumed.epoch, 2, "two epochs were complete")
+        check(resumed.fit(data, 4, progress=False), expected, "to the last bit", tolerance=0.0)
+        ### BEGIN HIDDEN TESTS
+        state = {key: value.data.copy() for key, value in resumed.model.state_dict().items()}
+        for other in (SGD(resumed.model.parameters()[:1]), Adam(resumed.model.parameters())):
+            resumed.optimizer = other
+            with check_raises(ValueError, "run", "another optimizer: name the file and refuse"):
+                resumed.load_checkpoint(path)
+            check(resumed.model[0].weight, state["0.weight"], "the model is as before", 0.0)
+            check(resumed.epoch, 4, "so are the counters")
+        path.write_bytes(path.read_bytes()[:-1])
+        with check_raises(ValueError, "damaged", "a truncated file is told"):
+            learner(seed=1).load_checkpoint(path)
+        ### END HIDDEN TESTS
+
+
+test_load_checkpoint()
+
+
+# %% [markdown]
+r"""
+## Put together: digits, interrupted
+
+A small loader first: batches in a new order every epoch, drawn from our random numbers.
+"""
+
+
+# %%
+class Batches:
+    """Pairs (inputs, targets) of `size` samples, shuffled anew in every epoch."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, size: int):
+        self.inputs, self.targets, self.size = inputs, targets, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.inputs) / self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = tensor.generator.permutation(len(self.inputs))
+        for start in range(0, len(order), self.size):
+            rows = order[start : start + self.size]
+            yield self.inputs[rows], self.targets[rows]
+
+
+EPOCHS = 20
+training_set, test_set = Batches(images[known], labels[known], 64), [(images[asked], labels[asked])]
+
+
+# %%
+def digits_trainer(seed: int) -> Trainer:
+    manual_seed(seed)
+    model = new_model(p=0.2)
+    steps = EPOCHS * len(training_set)
+    schedule = WarmupSchedule(CosineSchedule(max_lr=5e-3, total_steps=steps - 23), warmup_steps=23)
+    optimizer = Adam(model.parameters())
+    return Trainer(model, optimizer, CrossEntropyLoss(), schedule, grad_clip_norm=1.0)
+
+
+trainer = digits_trainer(seed=0)
+history = trainer.fit(training_set, EPOCHS, test_set, metrics=[accuracy])
+print(f"test accuracy after {trainer.epoch} epochs: {history['validation_accuracy'][-1]:.1%}")
+
+# %%
+if plt:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
+    epochs = range(1, EPOCHS + 1)
+    left.semilogy(epochs, history["train_loss"], "k-", label="training, with dropout")
+    left.semilogy(epochs, history["validation_loss"], "k--", label="test")
+    left.set(title="Digits: loss", xlabel="epoch", ylabel="cross-entropy (nats)")
+    right.plot(epochs, [100 * a for a in history["train_accuracy"]], "k-", label="training")
+    right.plot(epochs, [100 * a for a in history["validation_accuracy"]], "k--", label="test")
+    right.set(title="Digits: accuracy", xlabel="epoch", ylabel="right answers (%)")
+    for axes in (left, right):
+        axes.set_xticks(range(0, EPOCHS + 1, 5))
+        axes.legend()
+    plt.show()
+
+# %% [markdown]
+r"""
+Why is the training curve below the test curve at first? (In which mode was each of them measured, and when in the epoch?)
+
+Now the same run again, but in step 200, in the middle of an epoch, the power fails. A new trainer, which began with other random numbers, takes over from the file. **Predict:** in which digit will the final losses differ?
+"""
+
+
+# %%
+class PowerCut(Callback):
+    def on_step(self, trainer: Trainer) -> None:
+        if trainer.step == 200:
+            raise KeyboardInterrupt("the lights go out")
+
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "digits.safetensors"
+    options = {"validation": test_set, "metrics": [accuracy]}
+    try:
+        callbacks = [Checkpoint(path, every=50), PowerCut()]
+        digits_trainer(seed=0).fit(training_set, EPOCHS, callbacks=callbacks, **options)
+    except KeyboardInterrupt as error:
+        print(error)
+    resumed = digits_trainer(seed=12345)
+    resumed.load_checkpoint(path)
+    print(f"resumed in epoch {resumed.epoch + 1}, after {resumed.batch} of its batches")
+    resumed.fit(training_set, EPOCHS, **options)
+
+for name in ("train_loss", "validation_loss"):
+    print(f"{name:16} {history[name][-1]!r:22} {resumed.history[name][-1]!r:22}")
+print("every number of both histories is equal:", history == resumed.history)
+
+# %% [markdown]
+r"""
+## Systems: what the comfort costs
+
+First, time. The trainer counts, averages, draws a bar and keeps a bookmark. **Predict** its share of a step of this small network, then of one that is ten times as wide.
+"""
+
+
+# %%
+def by_hand(model, optimizer, loss_fn) -> None:
+    for inputs, targets in training_set:
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+
+
+def seconds(run: Callable[[], object], rounds: int = 3) -> float:
+    """The shortest of several runs: what else the machine does only ever adds time."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+for width in (64, 640):
+    model = Sequential(Linear(64, width), ReLU(), Linear(width, 10))
+    measured = Trainer(model, Adam(model.parameters()), CrossEntropyLoss())
+    alone = seconds(lambda t=measured: by_hand(t.model, t.optimizer, t.loss_fn)) / len(training_set)
+    full = seconds(lambda t=measured: t.train_epoch(training_set, progress=False)) / len(
+        training_set
+    )
+    print(
+        f"width {width}: by hand {1e6 * alone:6.0f} us a step, with the trainer {1e6 * full:6.0f}"
+    )
+
+# %% [markdown]
+r"""
+Second, bytes. A checkpoint holds the weights and whatever the optimizer keeps for each of them. **Predict** the three ratios.
+"""
+
+# %%
+optimizers = {
+    "SGD": lambda parameters: SGD(parameters, lr=0.1),
+    "SGD, momentum": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
+    "Adam": Adam,
+}
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "run.safetensors"
+    for name, make in optimizers.items():
+        model = Sequential(Linear(64, 640), ReLU(), Linear(640, 10))
+        measured = Trainer(model, make(model.parameters()), CrossEntropyLoss())
+        measured.train_epoch(training_set, progress=False)
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        time_of_save = seconds(lambda t=measured: t.save_checkpoint(path))
+        size = path.stat().st_size
+        print(f"{name:14} {weights:,} bytes of weights, {size:,} in the file", end="")
+        print(f" ({size / weights:.2f}x), saved in {1e3 * time_of_save:.1f} ms")
+
+# %% [markdown]
+r"""
+Much of the time of a small save is `fsync`: waiting until the disk says that it has the bytes. It is the price of being sure.
+
+PyTorch's `torch.save` writes a pickle, not atomically; `torch.load` has `weights_only=True` because reading one runs code. The position in the epoch isn't in it: that is what `torchdata`'s `StatefulDataLoader` was added for, years later, and our loaders use the same two names, `state_dict` and `load_state_dict`.
+
+## Questions
+
+**1 (3 points).** 1,000 samples in batches of 64. The fifteen full batches have the mean loss 0.2, the last one has the mean loss 1.0. How many samples has the last one? What is the mean over the batches, what over the samples?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-means", "points": 3, "solution": true}
+r"""
+1,000 - 15 · 64 = 40 samples. Over the batches: (15 · 0.2 + 1.0) / 16 = 0.25. Over the samples: (960 · 0.2 + 40 · 1.0) / 1,000 = 0.232. The small batch counts 1/16 = 6.25 % in the first, 4 % in the second.
+"""
+
+# %% [markdown]
+r"""
+**2 (3 points).** 50,000 samples, batches of 32, `accumulate=8`. How many batches has an epoch, how many updates? How many samples make the last update, and which share has its last batch?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-accumulate", "points": 3, "solution": true}
+r"""
+50,000 / 32 = 1,562.5: 1,563 batches, the last one of 16 samples. 1,563 / 8 = 195.4: 196 updates. The last update has 1,563 - 195 · 8 = 3 batches with 32 + 32 + 16 = 80 samples; its last batch has the share 16 / 80 = 0.2.
+"""
+
+# %% [markdown]
+r"""
+**3 (3 points).** A model of 124 million float32 parameters trains with Adam, 0.4 s a step. The disk writes 500 MB/s. How large is a checkpoint, and how long does it take to write? After how many steps may you save if saving is to cost at most 1 % of the time? The machine fails once a day: how much work is lost then, on average?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-checkpoint", "points": 3, "solution": true}
+r"""
+Weights and Adam's two averages: 3 · 4 · 124 million = 1.488 GB, 2.98 s. At 1 % that may happen every 298 s, or every 744 steps. A failure loses half an interval on average: 149 s, that is 0.17 % of a day. (So saving every 2 or 3 minutes would cost more than it saves.)
+"""
+
+# %% [markdown]
+r"""
+## All tests once more
+"""
+
+
+# %%
+def test_module():
+    for test in (test_accuracy, test_means, test_backward_batch, test_update, test_train_step):
+        test()
+    for test in (test_train_epoch, test_evaluate, test_patience, test_fit):
+        test()
+    for test in (test_write_atomically, test_pack, test_save_checkpoint, test_load_checkpoint):
+        test()
+    print("All tests of module 07 pass.")
+
+
+test_module()
+
+
+# %% [markdown]
+r"""
+**What works now:** a trainer that runs, measures, stops in time, and survives a power cut to the last bit.
+You saw mistakes in a loop that raise no error, and tests that notice them.
+You know what has to be written down to go on: weights, averages, counters, random numbers, a place.
+You can write a file that is never half there.
+**Next:** data that doesn't fit into one line, `tito module start 08`.
+"""
