@@ -601,8 +601,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
         try:
             array = operation.forward(*arrays, **params)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            better = explain(operation, arrays, error)
-            raise better.with_traceback(error.__traceback__) from None
+            raise explain(operation, arrays, error) from None
         if type(array) is not np.ndarray:
             array = np.asarray(array)
         dtype = array.dtype
@@ -645,7 +644,8 @@ def explain(operation: Callable, arrays: Sequence[Any], error: Exception) -> Exc
         except ValueError as better:
             text = str(better)
     kind = TypeError if isinstance(error, TypeError) else type(error)
-    return kind(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+    told = kind(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+    return told.with_traceback(error.__traceback__)  # it still shows the line that failed
 
 
 def pick(axis: Any, dim: Any, default: Any = None) -> Any:
