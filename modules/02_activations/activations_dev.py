@@ -336,7 +336,7 @@ print(f"steepest slope of tanh:    {slope(tanh, grid).max().item():.4f}")
 
 # %% [markdown]
 r"""
-This is why sigmoid has left the inside of networks and stays at the end, where a probability is wanted. `tanh` (yours, from the lesson on tensors) has the same shape between -1 and 1, and four times the slope.
+This is why sigmoid has left the inside of networks and stays at the end, where a probability is wanted. `tanh`, which came with the tensor, has the same shape between -1 and 1, and four times the slope.
 
 ## SiLU and GELU: smooth bends
 

@@ -103,7 +103,7 @@ print(f"{moved} of {weights.size} nudges change the accuracy of {before:.3f}")
 
 # %% [markdown]
 r"""
-Hardly any. Accuracy is a staircase: flat almost everywhere, then a jump of one image. Standing on a flat step you can't tell which way is down.
+None, or hardly any. Accuracy is a staircase: flat almost everywhere, then a jump of one image. Standing on a flat step you can't tell which way is down.
 
 A **loss** is built to be the opposite. It takes a prediction and the truth and gives one number: 0 (or small) when they agree, larger the worse they disagree, and it moves when *any* weight moves. Networks are trained on losses and judged by accuracy.
 
@@ -713,7 +713,7 @@ As with softmax, the cure is not to make the probability at all. With $\mathrm{s
 
 $$-\log \sigma(x) = \mathrm{softplus}(-x) \qquad -\log(1 - \sigma(x)) = \mathrm{softplus}(x) = x + \mathrm{softplus}(-x)$$
 
-**Exercise 9 (5 points).** Write `softplus` with operations on tensors so that it survives any input: for a large $z$, take the $z$ out of the logarithm. $\log(1 + e^z) = \max(z, 0) + \log(1 + e^{-|z|})$: check both signs on paper. Use `maximum` for it, not `relu`: at exactly 0, where every fresh network starts, the two sides of a maximum share the slope, which makes the slope of softplus there 1/2, as it should be. Worked number: $\mathrm{softplus}(0) = \ln 2$.
+**Exercise 9 (5 points).** Write `softplus` with operations on tensors so that it survives any input: for a large $z$, take the $z$ out of the logarithm. $\log(1 + e^z) = \max(z, 0) + \log(1 + e^{-|z|})$: check both signs on paper. Use `maximum` for it, not `relu`: the slope of softplus at 0 is 1/2, and scores of exactly 0 are common (a last layer of zeros gives nothing else). `maximum` shares the slope between its two sides there; relu's is 0. Worked number: $\mathrm{softplus}(0) = \ln 2$.
 """
 
 
@@ -748,7 +748,7 @@ $$y\,\mathrm{softplus}(-x) + (1 - y)\,(x + \mathrm{softplus}(-x)) = (1 - y)\,x +
 
 `pos_weight` $w$ counts each *yes* $w$ times, for when they are rare. The first $y$ then becomes $w y$, and the factor of softplus $1 - y + w y = 1 + (w - 1)\,y$.
 
-**Exercise 10 (7 points).** Write `binary_cross_entropy_with_logits`. Worked numbers: $x = 0$ costs $\ln 2$ for both answers; $x = -5000$, $y = 1$ costs 5000.
+**Exercise 10 (7 points).** Write `binary_cross_entropy_with_logits`. `pos_weight` is a number, or an array, list or Tensor with one for each column of the target: `np.asarray` makes an array of any. Multiply by `_weighted`, which checks the shapes. Worked numbers: $x = 0$ costs $\ln 2$ for both answers; $x = -5000$, $y = 1$ costs 5000.
 """
 
 
@@ -789,6 +789,8 @@ def test_bce_with_logits():
     ### BEGIN HIDDEN TESTS
     both = binary_cross_entropy_with_logits(Tensor([0.0, 0.0]), [1, 0], weight=[2.0, 4.0])
     check(both, 3 * math.log(2), "weight multiplies each loss")
+    columns = binary_cross_entropy_with_logits(zeros(1, 2), [[1, 1]], pos_weight=[1, 3])
+    check(columns, 2 * math.log(2), "pos_weight may have a number for each column")
     ### END HIDDEN TESTS
 
 

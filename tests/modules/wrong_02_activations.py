@@ -101,7 +101,7 @@ WRONG = [
     Wrong(
         "softmax",
         "softmax: computes within its input",
-        change=("powers = x - np", "powers = x; powers -= np"),
+        change=("powers = x - x", "powers = x; powers -= x"),
         loses=["test-softmax"],
     ),
     Wrong(
