@@ -23,7 +23,7 @@ WRONG = [
     ),
     Wrong(
         "means",
-        "averages batches",
+        "weights a batch by what came before it",
         change=("value * samples", "value * self.samples"),
         loses=["test-means", "test-train-step"],
     ),
