@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `tito`; `arguments` defaults to the command line's."""
-    # nbformat's validator would build a grammar of web addresses, for seconds, and never use it
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         from tito.commands import tito
 

@@ -1,18 +1,19 @@
 """A small course, and a student who takes it by typing commands."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
 import pytest
 from lessons import ACTIVATIONS, HEADER, TENSOR, write_course
 
 from tito.course import Course
 from tito.export import export
 from tito.main import main
-from tito.notebook import grade_id, read_module
+from tito.notebook import grade_id, read_module, read_notebook, write_notebook
+from tito.workspace import set_up
 
 LAYERS = (
     HEADER
@@ -76,13 +77,23 @@ class Ran:
         return json.loads(self.out)
 
 
-@pytest.fixture
-def course(tmp_path, monkeypatch) -> Course:
-    """Tensor (given), activations and layers."""
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory) -> Path:
+    """A folder with the course and with an empty workspace for it, made once and then copied."""
+    folder = tmp_path_factory.mktemp("templates")
     course = write_course(
-        tmp_path / "course", m01_tensor=TENSOR, m02_activations=ACTIVATIONS, m03_layers=LAYERS
+        folder / "course", m01_tensor=TENSOR, m02_activations=ACTIVATIONS, m03_layers=LAYERS
     )
     export(course)
+    set_up(folder / "my-course", course)
+    return folder
+
+
+@pytest.fixture
+def course(templates, tmp_path, monkeypatch) -> Course:
+    """Tensor (given), activations and layers."""
+    root = shutil.copytree(templates / "course", tmp_path / "course")
+    course = Course(root, root / "tinytorch")
     monkeypatch.setattr("tito.course.find_course", lambda: course)
     return course
 
@@ -114,10 +125,9 @@ def tito(capsys, course, monkeypatch, tmp_path) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def workspace(tito, tmp_path, monkeypatch) -> Path:
+def workspace(templates, tito, tmp_path, monkeypatch) -> Path:
     """A new workspace, and the current folder."""
-    root = tmp_path / "my-course"
-    assert tito("setup", str(root)).status == 0
+    root = shutil.copytree(templates / "my-course", tmp_path / "my-course")
     monkeypatch.chdir(root)
     return root
 
@@ -134,11 +144,11 @@ def write(course, workspace) -> Callable[..., Path]:
             for cell in read_module(module).cells
             if cell.metadata.get("nbgrader", {}).get("solution")
         }
-        notebook = nbformat.read(path, 4)
+        notebook = read_notebook(path)
         for cell in notebook.cells:
             if grade_id(cell) in solutions | given:
                 cell.source = (solutions | given)[grade_id(cell)]
-        nbformat.write(notebook, path)
+        write_notebook(path, notebook)
         return path
 
     return put

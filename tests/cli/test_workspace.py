@@ -12,7 +12,7 @@ import pytest
 
 from tito import kernel
 from tito.errors import TitoError
-from tito.workspace import Workspace, find_root, set_up
+from tito.workspace import Workspace, find_root
 
 MINE = "# %% modules/02_activations/activations.ipynb\n__all__ = ['relu']\n"
 
@@ -23,9 +23,9 @@ def holds(workspace: Workspace) -> dict[str, str]:
 
 
 @pytest.fixture
-def place(course, tmp_path) -> Workspace:
+def place(course, workspace) -> Workspace:
     """A new workspace, to be worked with from Python."""
-    return set_up(tmp_path / "place", course)[0]
+    return Workspace(workspace, course)
 
 
 def complete(workspace: Workspace, number: str, text: str = MINE) -> None:
@@ -262,7 +262,8 @@ def test_another_tito_at_work(place, monkeypatch):
 # --- the kernel ---
 
 
-def test_setup_registers_the_kernel(workspace, tmp_path):
+def test_setup_registers_the_kernel(tito, workspace, tmp_path):
+    tito("setup")
     spec = tmp_path / "jupyter" / "kernels" / "tinytorch" / "kernel.json"
     described = json.loads(spec.read_text(encoding="utf-8"))
     assert described["display_name"] == "TinyTorch"
@@ -290,6 +291,7 @@ def test_the_kernel_imports_the_workspaces_package(tito, workspace, course):
     from jupyter_client.manager import start_new_kernel
 
     complete(Workspace(workspace, course), "02")
+    tito("setup")
     tito("module", "start", "03")
     manager, client = start_new_kernel(
         kernel_name="tinytorch", cwd=str(workspace / "modules" / "03_layers")
