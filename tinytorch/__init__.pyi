@@ -169,7 +169,7 @@ from tinytorch.core.tensor import (
     zeros,
     zeros_like,
 )
-from tinytorch.core.training import Callback, Checkpoint, Metric, Trainer, accuracy
+from tinytorch.core.training import Callback, Checkpoint, Trainer, accuracy
 from tinytorch.data.loader import (
     CIFAR10,
     MNIST,
@@ -276,7 +276,6 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "Machine",
-    "Metric",
     "Module",
     "Muon",
     "NLLLoss",

@@ -180,7 +180,6 @@ HOMES: dict[str, tuple[str, str]] = {
     "orthogonalize": ("core.optimizers", "06_optimizers"),
     "Callback": ("core.training", "07_training"),
     "Checkpoint": ("core.training", "07_training"),
-    "Metric": ("core.training", "07_training"),
     "Trainer": ("core.training", "07_training"),
     "accuracy": ("core.training", "07_training"),
     "CIFAR10": ("data.loader", "08_dataloader"),

@@ -1271,6 +1271,7 @@ if plt:
     for axes in (left, right):
         axes.set_xticks(range(0, EPOCHS + 1, 5))
         axes.legend()
+    figure.tight_layout()
     plt.show()
 
 # %% [markdown]

@@ -168,7 +168,7 @@ from tinytorch.core.tensor import (
     zeros,
     zeros_like,
 )
-from tinytorch.core.training import Callback, Checkpoint, Metric, Trainer, accuracy
+from tinytorch.core.training import Callback, Checkpoint, Trainer, accuracy
 
 __all__ = [
     "FLOAT64",
@@ -193,7 +193,6 @@ __all__ = [
     "Lion",
     "LogSoftmax",
     "MSELoss",
-    "Metric",
     "Module",
     "Muon",
     "NLLLoss",

@@ -27,7 +27,7 @@ from tinytorch.core.optimizers import Optimizer, clip_grad_norm
 from tinytorch.core.tensor import Tensor, generator
 
 # %% auto #0
-__all__ = ["Callback", "Checkpoint", "Metric", "Trainer", "accuracy"]
+__all__ = ["Callback", "Checkpoint", "Trainer", "accuracy"]
 
 
 # %% modules/07_training/training_dev.py #accuracy
@@ -71,9 +71,6 @@ class Means:
 
 
 # %% modules/07_training/training_dev.py #trainer
-Metric = Callable[[Tensor, Tensor], float]  # metric(output, target), an average over the batch
-
-
 class Trainer:
     """A model, the optimizer of its parameters and a loss, and the loop over them.
 
@@ -193,6 +190,9 @@ class Checkpoint(Callback):
 
 
 # %% modules/07_training/training_dev.py #named
+Metric = Callable[[Tensor, Tensor], float]  # metric(output, target), an average over the batch
+
+
 def named(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
     """Metrics by name; a function's own name, where it was given without one."""
     if isinstance(metrics, Mapping):
@@ -270,7 +270,7 @@ def train_step(trainer: Trainer, batches: list[Any], metrics: Mapping[str, Metri
 
 # %% modules/07_training/training_dev.py #place
 def here(trainer: Trainer) -> dict[str, Any]:
-    """All that decides how the epoch goes on: the random numbers, and how far the loader has come."""
+    """All that decides how the epoch goes on: the random numbers, and how far the loader is."""
     loader = trainer._loader
     return {
         "epoch_start": trainer._epoch_start,
@@ -303,6 +303,24 @@ def batches_to_come(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
     return batches
 
 
+# %% modules/07_training/training_dev.py #end-epoch
+def end_epoch(trainer: Trainer) -> dict[str, float]:
+    """Count the epoch and write its averages down."""
+    if trainer.batch == 0:
+        raise ValueError("train_epoch: the loader gave no batches")
+    values = trainer._means.result()
+    trainer.epoch, trainer.batch, trainer._means = trainer.epoch + 1, 0, Means()
+    write_down(trainer, "train", values)
+    trainer.history.setdefault("lr", []).append(trainer.optimizer.lr)
+    return values
+
+
+def write_down(trainer: Trainer, part: str, values: Mapping[str, float]) -> None:
+    """Add an epoch's values to the history: "train_loss", "validation_accuracy", ..."""
+    for name, value in values.items():
+        trainer.history.setdefault(f"{part}_{name}", []).append(value)
+
+
 # %% modules/07_training/training_dev.py #train-epoch
 def train_epoch(
     trainer: Trainer,
@@ -332,24 +350,6 @@ def train_epoch(
         if hasattr(batches, "close"):  # the loader's processes end now, not with the traceback
             batches.close()
     return end_epoch(trainer)
-
-
-# %% modules/07_training/training_dev.py #end-epoch
-def end_epoch(trainer: Trainer) -> dict[str, float]:
-    """Count the epoch and write its averages down."""
-    if trainer.batch == 0:
-        raise ValueError("train_epoch: the loader gave no batches")
-    values = trainer._means.result()
-    trainer.epoch, trainer.batch, trainer._means = trainer.epoch + 1, 0, Means()
-    write_down(trainer, "train", values)
-    trainer.history.setdefault("lr", []).append(trainer.optimizer.lr)
-    return values
-
-
-def write_down(trainer: Trainer, part: str, values: Mapping[str, float]) -> None:
-    """Add an epoch's values to the history: "train_loss", "validation_accuracy", ..."""
-    for name, value in values.items():
-        trainer.history.setdefault(f"{part}_{name}", []).append(value)
 
 
 # %% modules/07_training/training_dev.py #evaluate
@@ -531,7 +531,7 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 # %% modules/07_training/training_dev.py #load-checkpoint
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Bring a trainer to where it was when the checkpoint was saved, or raise and change nothing."""
+    """Bring a trainer to where it was when it was saved, or raise and change nothing."""
     facts = read_checkpoint(path)
     name = type(trainer.optimizer).__name__
     if facts["optimizer_class"] != name:
