@@ -1412,10 +1412,10 @@ r"""
 Memory has no rows and columns: it is one long street. A shape is a way to read it, and the **strides** say how many bytes to walk for one step along each axis:
 
 ```
-  memory   [ 1 ][ 2 ][ 3 ][ 4 ][ 5 ][ 6 ]      float32: 4 bytes a house
+  memory   [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5 ]      float32: 4 bytes a house
 
-  (2, 3)   strides (12, 4)     [ 1 2 3 ]       one row down = 3 houses = 12 bytes
-                               [ 4 5 6 ]       one to the right = 4 bytes
+  (2, 3)   strides (12, 4)     [ 0 1 2 ]       one row down = 3 houses = 12 bytes
+                               [ 3 4 5 ]       one to the right = 4 bytes
 
   its transpose (3, 2), strides (4, 12):       the same street, read the other way
 ```
@@ -1439,7 +1439,7 @@ for name, y in candidates.items():
 
 # %% [markdown]
 r"""
-`x.T.reshape(6)` had to copy: no single step reads 0, 3, 1, 4, 2, 5 off the street. A list of indices copies as well, for the same reason.
+`x.T.reshape(6)` had to copy: no single step reads 0, 3, 1, 4, 2, 5 off the street. A list of indices always copies: it may name any houses, in any order.
 
 ### Exercise: `strides_of`
 
