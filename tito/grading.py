@@ -87,7 +87,7 @@ class CellRun:
     seconds: float
 
 
-def run_repeatedly(
+def run_notebook(
     notebook: NotebookNode,
     package: Path,
     twice: bool = False,
@@ -261,7 +261,7 @@ def _work(
         if not (folder / "result.json").is_file():
             raise TitoError(f"cell {_running(folder)} ended Python (status {done.returncode})")
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if done.stderr:  # what got past Python's sys.stderr, from a child process or from C
+    if done.stderr and passes[-1]:  # what got past sys.stderr, from a child process or from C
         result["passes"][-1][-1]["stderr"] += done.stderr
     return result
 

@@ -295,13 +295,3 @@ def facade_homes(course: Course) -> dict[str, str]:
             ):
                 return {name: home[0] for name, home in ast.literal_eval(node.value).items()}
     return {}
-
-
-if __name__ == "__main__":
-    import sys
-
-    from tito.course import find_course
-
-    found_course = find_course()
-    for finding in lint(found_course, [found_course.module(w) for w in sys.argv[1:]] or None):
-        print(finding)

@@ -124,11 +124,11 @@ def _try_notebook(
     module: Module, notebook: NotebookNode, lesson: NotebookNode, package: Path
 ) -> tuple[list[Test], list[Test]]:
     """The lesson's tests as they went in the notebook, and the errors of its other cells."""
-    from tito.grading import run_repeatedly
+    from tito.grading import run_notebook
     from tito.notebook import graded_cells
 
     notebook.cells = [cell for cell in notebook.cells if not _is_magic(cell)]
-    [run] = run_repeatedly(notebook, package)
+    [run] = run_notebook(notebook, package)
     errors = {cell.id: cell.error for cell in run}
     tests = []
     for cell in graded_cells(lesson):

@@ -11,7 +11,7 @@ from tito.grading import (
     Wrong,
     load_wrongs,
     partial_package,
-    run_repeatedly,
+    run_notebook,
     run_wrongs,
 )
 from tito.notebook import read_module
@@ -40,11 +40,11 @@ def lesson(course, more=""):
 
 def test_an_error_is_one_line_that_names_the_place(course, package):
     notebook = lesson(course)
-    [run] = run_repeatedly(notebook, package)
+    [run] = run_notebook(notebook, package)
     assert not any(cell.error or cell.stderr for cell in run)
     [relu] = [cell for cell in notebook.cells if cell.id == "relu"]
     relu.source = UNCHANGED.apply(relu.source)
-    [run] = run_repeatedly(notebook, package)
+    [run] = run_notebook(notebook, package)
     assert {cell.id: cell.error for cell in run if cell.error} == {
         "test-relu": "AssertionError: relu(Tensor([-0.5, 3.0])).data gave -0.5 at [0], expected "
         "0.0: negative inputs must become zero (cell test-relu, line 2)"
@@ -53,7 +53,7 @@ def test_an_error_is_one_line_that_names_the_place(course, package):
 
 def test_a_lesson_does_not_see_its_own_package_file(course, package):
     notebook = lesson(course, "\n# %%\nfrom tinytorch.core.activations import relu\n")
-    [run] = run_repeatedly(notebook, package)
+    [run] = run_notebook(notebook, package)
     assert [cell.error for cell in run if cell.error] == [
         "ModuleNotFoundError: tinytorch.core.activations comes with module 02_activations: "
         f"tito module start 02 (cell {run[-1].id}, line 1)"
@@ -79,7 +79,7 @@ count = globals().get("count", 0) + 1
 print("noise", file=sys.stderr)
 assert count < 2, "second\\n pass"
 """
-    first, second = run_repeatedly(lesson(course, more), package, twice=True)
+    first, second = run_notebook(lesson(course, more), package, twice=True)
     assert not any(cell.error for cell in first)
     assert first[-1].stderr == "noise\n"
     assert [cell.error for cell in second if cell.error] == [
@@ -89,7 +89,7 @@ assert count < 2, "second\\n pass"
 
 def test_a_module_can_be_hidden(course, package):
     notebook = lesson(course, "\n# %%\nimport json\n")
-    [run] = run_repeatedly(notebook, package, without=["json"])
+    [run] = run_notebook(notebook, package, without=["json"])
     assert run[-1].error.startswith("ModuleNotFoundError: import of json halted")
 
 
@@ -103,13 +103,13 @@ def test_a_module_can_be_hidden(course, package):
 def test_a_cell_that_never_comes_back_is_one_line(course, package, code, message):
     notebook = lesson(course, f"\n# %%\n{code}\n")
     with pytest.raises(TitoError, match=message) as raised:
-        run_repeatedly(notebook, package, timeout=5)
+        run_notebook(notebook, package, timeout=5)
     assert notebook.cells[-1].id in str(raised.value)
 
 
 def test_what_a_child_process_says_on_stderr_is_seen(course, package):
     notebook = lesson(course, "\n# %%\nimport os\nos.system('echo noise >&2')\n")
-    [run] = run_repeatedly(notebook, package)
+    [run] = run_notebook(notebook, package)
     assert run[-1].stderr == "noise\n"
 
 

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from tito.course import find_course
-from tito.grading import QUIET, partial_package, run_repeatedly
+from tito.grading import QUIET, partial_package, run_notebook
 from tito.notebook import read_module
 
 course = find_course()
@@ -16,7 +16,7 @@ every_module = pytest.mark.parametrize("module", course.modules, ids=lambda modu
 @every_module
 def test_notebook_runs_and_its_definitions_run_again(module, tmp_path):
     package = partial_package(course, module, tmp_path)
-    first, second = run_repeatedly(read_module(module), package, twice=True)
+    first, second = run_notebook(read_module(module), package, twice=True)
     for run in (first, second):
         assert not [f"{cell.id}: {cell.error}" for cell in run if cell.error]
         assert not [f"{cell.id}: {cell.stderr}" for cell in run if cell.stderr]
@@ -27,7 +27,7 @@ def test_notebook_runs_and_its_definitions_run_again(module, tmp_path):
 @every_module
 def test_notebook_runs_without_matplotlib(module, tmp_path):
     package = partial_package(course, module, tmp_path)
-    [run] = run_repeatedly(read_module(module), package, without=["matplotlib"])
+    [run] = run_notebook(read_module(module), package, without=["matplotlib"])
     assert not [f"{cell.id}: {cell.error}" for cell in run if cell.error]
 
 
