@@ -1298,10 +1298,9 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    y, x = y - middle_y, x - middle_x
-    # framed, so that a place beyond the edge finds zeros to read
-    image = framed(image, 2)
+    y = np.arange(height, dtype=np.float32)[:, None] - middle_y
+    x = np.arange(width, dtype=np.float32) - middle_x
+    image = framed(image, 2)  # so that a place beyond the edge finds zeros to read
     from_y = np.clip(cos * y + sin * x + middle_y + 2, 0, height + 2)
     from_x = np.clip(cos * x - sin * y + middle_x + 2, 0, width + 2)
     ### BEGIN SOLUTION
@@ -1862,47 +1861,49 @@ def _check_digest(algorithm: str, content: bytes, expected: str) -> None:
 r"""
 ## Put together
 
-Real data have few labels. Take 150 of the training digits, and train the same network twice on them, with and without turning and shifting; test it on the 355 that it never saw. **Predict** the two test accuracies.
+The digits of this set were centred in their 8 x 8 frames by those who made it. What if, in the world, they aren't? The network below is trained twice: on the images as they are, and shifted by up to a pixel, anew in every epoch. Both are tested on the 355 images that they never saw, as they are and shifted. **Predict** the four accuracies.
 """
 
 # %%
 train, test = Digits(), Digits(train=False)
-few, _ = random_split(train, [150, len(train) - 150], seed=0)
-jitter = Compose([RandomRotation(12), RandomCrop(8, padding=1)])
-test_batches = DataLoader(test, batch_size=len(test))
+shift = RandomCrop(8, padding=1)
+tests = {
+    "as they are": DataLoader(test, batch_size=len(test)),
+    "shifted": DataLoader(test, batch_size=len(test), transform=shift, seed=1),
+}
 
 
-def trained(transform, epochs=60):
+def trained(transform, epochs=10):
     manual_seed(0)
-    model = Sequential(Flatten(), Linear(64, 64), ReLU(), Linear(64, 10))
+    model = Sequential(Flatten(), Linear(64, 128), ReLU(), Linear(128, 10))
     trainer = Trainer(model, Adam(model.parameters(), lr=3e-3), CrossEntropyLoss())
-    loader = DataLoader(few, batch_size=25, shuffle=True, seed=0, transform=transform)
-    trainer.fit(loader, epochs, validation=test_batches, metrics=[accuracy])
-    return trainer.history
+    loader = DataLoader(train, batch_size=50, shuffle=True, seed=0, transform=transform)
+    trainer.fit(loader, epochs, validation=tests["shifted"], metrics=[accuracy])
+    return trainer
 
 
-histories = {"as they are": trained(None), "turned and shifted": trained(jitter)}
-for name, history in histories.items():
-    print(
-        f"{name:20} training {history['train_accuracy'][-1]:.3f}  test {history['validation_accuracy'][-1]:.3f}"
-    )
+trainers = {"as they are": trained(None), "shifted": trained(shift)}
+for name, trainer in trainers.items():
+    results = {kind: trainer.evaluate(loader, [accuracy]) for kind, loader in tests.items()}
+    print(f"trained on digits {name}:")
+    for kind, result in results.items():
+        print(f"    tested on digits {kind:12} {result['accuracy']:.3f}")
 
 # %%
 if plt:
     figure, ax = plt.subplots(figsize=(7, 3.5))
-    for (name, history), style in zip(histories.items(), ("--", "-"), strict=True):
-        ax.plot(history["validation_accuracy"], style, color="black", label=name)
-    ax.set(
-        xlabel="epoch",
-        ylabel="share of test digits right",
-        title="150 digits to learn from",
-        ylim=(0.5, 1),
-    )
+    for (name, trainer), style in zip(trainers.items(), ("--", "-"), strict=True):
+        ax.plot(
+            trainer.history["validation_accuracy"], style, color="black", label=f"trained {name}"
+        )
+    ax.set(xlabel="epoch", ylabel="share right", title="Tested on shifted digits", ylim=(0, 1))
     ax.legend()
     plt.show()
 
 # %% [markdown]
 r"""
+A network of two matrices knows nothing of "one pixel to the left": it must be shown. Being shown costs a little accuracy where the world is as tidy as the data, because the same network now has more to learn. (A layer that knows about shifts by its construction comes in the next module.) And "shifted" is no longer one test set but one of many: note the `seed=1`.
+
 ## Systems: bytes and time
 
 Pixels are kept as the bytes of the file, and become float32 a batch at a time. **Predict** the last column before you run: how many GB would the 1.28 million images of ImageNet, 3 x 224 x 224 each, take as float32?

@@ -525,10 +525,9 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    y, x = y - middle_y, x - middle_x
-    # framed, so that a place beyond the edge finds zeros to read
-    image = framed(image, 2)
+    y = np.arange(height, dtype=np.float32)[:, None] - middle_y
+    x = np.arange(width, dtype=np.float32) - middle_x
+    image = framed(image, 2)  # so that a place beyond the edge finds zeros to read
     from_y = np.clip(cos * y + sin * x + middle_y + 2, 0, height + 2)
     from_x = np.clip(cos * x - sin * y + middle_x + 2, 0, width + 2)
     top, left = from_y.astype(int), from_x.astype(int)
