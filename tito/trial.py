@@ -21,6 +21,7 @@ from tito.workspace import Workspace, code_hash, minute
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+NOTEBOOK_SECONDS = 120
 SUITE_SECONDS = 300
 REPORT = "report.jsonl"
 _ERROR = re.compile(r"(?P<kind>\w+): (?P<text>.*?)(?: \(cell (?P<cell>\S+), line (?P<line>\d+)\))?")

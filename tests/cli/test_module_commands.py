@@ -202,6 +202,22 @@ def test_a_syntax_error_is_one_line(tito, workspace, write):
         )
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("while True: pass", "cell test-relu did not end within 3 s\n"),
+        ("import os; os._exit(3)", "cell test-relu ended Python (status 3)\n"),
+    ],
+    ids=["endless", "deadly"],
+)
+def test_a_cell_that_never_returns_is_named(tito, workspace, write, monkeypatch, body, message):
+    monkeypatch.setattr("tito.trial.NOTEBOOK_SECONDS", 3)
+    tito("module", "start", "02")
+    write("02", relu=f"#| export\ndef relu(x):\n    {body}\n")
+    ran = tito("module", "complete", "02")
+    assert (ran.status, ran.err) == (1, message)
+
+
 def test_a_notebook_that_is_no_notebook_is_one_line(tito, workspace):
     tito("module", "start", "02")
     path = workspace / "modules" / "02_activations" / "activations.ipynb"
