@@ -453,7 +453,7 @@ Every diamond doubles the work: naive recursion walks every *path*, and there ar
 
 # %%
 y = Tensor(1.0, requires_grad=True)
-for _ in range(100_000):
+for _ in range(10_000):
     y = y * 1.0
 try:
     naive(y, np.float32(1))
@@ -917,7 +917,7 @@ def diamonds(x, size):
     return x
 
 
-for size in (100, 1_000, 10_000, 50_000):
+for size in (100, 1_000, 10_000):
     times = milliseconds(chain, size), milliseconds(diamonds, size)
     print(f"{size:7} links: chain {times[0]:7.1f} ms   diamonds {times[1]:7.1f} ms")
 
@@ -958,7 +958,9 @@ def grad(
         found = dict.fromkeys(map(id, wanted))
         for x, g, own in gradients(output, seed, retain_graph or create_graph, create_graph):
             if id(x) in found:
-                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
+                found[id(x)] = (
+                    g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
+                )
         answers = [found[id(x)] for x in wanted]
         for i, answer in enumerate(answers):
             if answer is None and not allow_unused:
@@ -1117,7 +1119,7 @@ def test_gradcheck():
     ):
         vjp(cube, wrong)
         with check_raises(AssertionError, "gradcheck", "every wrong rule must be noticed"):
-            gradcheck(lambda a, b: b + cube(a), [1.0, 2.0], [3.0, 4.0])
+            gradcheck(lambda a, b: a + cube(b), [3.0], [2.0])
     vjp(cube, lambda g, out, x: 3 * g * x * x)
     check(gradcheck(cube, [100.0], tolerance=1e-7), True, "the tolerance grows with the slope")
     ### END HIDDEN TESTS
@@ -1973,7 +1975,8 @@ def measure_size(size):
     x, seed = tensor.randn(size, requires_grad=True), np.ones(size, np.float32)
     array = x.numpy()
     runs = (lambda: array * array, lambda: x * x, lambda: (x * x).backward(seed))
-    return [best_time(lambda run=run: [run() for _ in range(20)]) / 20 for run in runs]
+    times = 20 if size < 100_000 else 1
+    return [best_time(lambda run=run: [run() for _ in range(times)]) / times for run in runs]
 
 
 print(f"{'elements':>10}{'NumPy':>12}{'recorded':>12}{'with backward':>16}")

@@ -363,7 +363,9 @@ def grad(
         found = dict.fromkeys(map(id, wanted))
         for x, g, own in gradients(output, seed, retain_graph or create_graph, create_graph):
             if id(x) in found:
-                found[id(x)] = g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
+                found[id(x)] = (
+                    g.clone() if create_graph else Tensor._wrap(g if own else np.array(g))
+                )
         answers = [found[id(x)] for x in wanted]
         for i, answer in enumerate(answers):
             if answer is None and not allow_unused:
