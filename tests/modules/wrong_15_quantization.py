@@ -54,13 +54,13 @@ WRONG = [
     Wrong(
         "to-int8",
         "cuts off instead of rounding",
-        change=("np.rint(x / scale)", "np.trunc(x / scale)"),
+        "return np.clip(np.trunc(x / scale) + zero_point, lowest, highest).astype(np.int8)",
         loses=["test-to-int8"],
     ),
     Wrong(
         "to-int8",
         "halves go up",
-        change=("np.rint(x / scale)", "np.floor(x / scale + 0.5)"),
+        "return np.clip(np.floor(x / scale + 0.5) + zero_point, lowest, highest).astype(np.int8)",
         loses=["test-to-int8"],
     ),
     Wrong(
@@ -80,7 +80,7 @@ WRONG = [
     Wrong(
         "to-int8",
         "adds the zero point before rounding",
-        change=("np.rint(x / scale) + zero_point", "np.rint(x / scale + zero_point)"),
+        "return np.clip(np.rint(x / scale + zero_point), lowest, highest).astype(np.int8)",
         loses=["test-to-int8"],
     ),
     Wrong(
@@ -181,19 +181,19 @@ WRONG = [
     Wrong(
         "int8-matmul",
         "multiplies in int8",
-        change=(
-            "a[:, block].astype(np.float32) @ b[block].astype(np.float32)",
-            "a[:, block] @ b[block]",
-        ),
+        change=("left @ right", "left.astype(np.int8) @ right.astype(np.int8)"),
         loses=["test-int8-matmul"],
     ),
     Wrong(
         "int8-matmul",
         "one block for all of K",
-        change=(
-            "block = slice(start, start + BLOCK)",
-            "block = slice(0, None if start == 0 else 0)",
-        ),
+        """
+        left, right = a.astype(np.float32), b.astype(np.float32)
+        total = (left @ right).astype(np.float64)
+        total -= zero_a * right.sum(axis=0)
+        total -= zero_b * left.sum(axis=1, keepdims=True)
+        return total + a.shape[1] * zero_a * zero_b
+        """,
         loses=["test-int8-matmul"],
     ),
     Wrong(
@@ -205,7 +205,7 @@ WRONG = [
     Wrong(
         "int8-matmul",
         "mixes up the two zero points",
-        change=("zero_a * b.sum", "zero_b * b.sum"),
+        change=("zero_a * right.sum", "zero_b * right.sum"),
         loses=["test-int8-matmul"],
     ),
     Wrong(

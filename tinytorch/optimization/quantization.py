@@ -98,7 +98,10 @@ def to_int8(
     >>> to_int8(np.array([1.6, -0.25, 1000.0]), 0.5, 10)
     array([ 13,  10, 127], dtype=int8)
     """
-    return np.clip(np.rint(x / scale) + zero_point, lowest, highest).astype(np.int8)
+    marks = np.asarray(x / scale)
+    np.rint(marks, out=marks)  # in place: a new array at each step costs more than the arithmetic
+    marks += zero_point
+    return np.clip(marks, lowest, highest, out=marks).astype(np.int8)
 
 
 # %% modules/15_quantization/quantization_dev.py #checks
@@ -107,15 +110,16 @@ LARGEST = float(np.finfo(np.float32).max) / 2  # twice that would not come back 
 
 def finite(array: Any, name: str) -> np.ndarray:
     """The array in float64; ValueError names the first element that no grid can hold."""
-    x = np.asarray(array).astype(np.float64)
-    bad = ~(np.abs(x) <= LARGEST)
-    if bad.any():
+    x = np.asarray(array)
+    low, high = float(x.min(initial=0)), float(x.max(initial=0))
+    if not -LARGEST <= low <= high <= LARGEST:  # also where they are NaN
+        bad = ~(np.abs(x.astype(np.float64)) <= LARGEST)
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         place = f" at {list(index)}" if index else ""
         raise ValueError(
             f"{name} holds {x[index]:.6g}{place}: only finite numbers (to 1.7e38) can be quantised"
         )
-    return x
+    return x.astype(np.float64)
 
 
 def require_floats(tensor: Any, asked: str) -> None:
@@ -283,10 +287,11 @@ def int8_matmul(a: np.ndarray, b: np.ndarray, zero_a: Any, zero_b: Any) -> np.nd
     zero_b = np.asarray(zero_b, np.int64)
     total = np.zeros((a.shape[0], b.shape[1]))
     for start in range(0, a.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        total += a[:, block].astype(np.float32) @ b[block].astype(np.float32)
-    total -= zero_a * b.sum(axis=0, dtype=np.int64)
-    total -= zero_b * a.sum(axis=1, keepdims=True, dtype=np.int64)
+        left = a[:, start : start + BLOCK].astype(np.float32)
+        right = b[start : start + BLOCK].astype(np.float32)
+        total += left @ right
+        total -= zero_a * right.sum(axis=0)
+        total -= zero_b * left.sum(axis=1, keepdims=True)
     return total + a.shape[1] * zero_a * zero_b
 
 
