@@ -281,6 +281,12 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def requires_grad_(self, flag: bool = True) -> Module:
+        """Freeze all parameters (flag False), or train them again."""
+        for parameter in self.parameters():
+            parameter.requires_grad = flag and parameter.dtype.kind == "f"
+        return self
+
     # --- saving and loading ---
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by name, as they are (to keep them, copy.deepcopy)."""

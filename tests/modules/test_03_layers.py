@@ -144,6 +144,17 @@ def test_frozen_parameters_still_count_and_hand_on_their_state():
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
 
 
+def test_a_whole_model_can_be_frozen():
+    net = Net()
+    net.index = Tensor([1], dtype=np.int64)
+    assert net.requires_grad_(False) is net
+    assert not any(p.requires_grad for p in net.parameters())
+    net.requires_grad_()
+    assert [p.requires_grad for p in net.parameters()] == [
+        p.dtype.kind == "f" for p in net.parameters()
+    ]
+
+
 def test_a_tensor_that_comes_late_or_in_place_of_none_is_trainable():
     layer = Linear(2, 2, bias=False)
     assert layer.bias is None
