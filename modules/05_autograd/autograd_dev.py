@@ -813,7 +813,7 @@ r"""
 
 - The graph is kept if `retain_graph` or `create_graph` say so.
 - `Tensor._wrap(array)` makes a tensor without a copy. Copy first (`np.array(g)`) unless the array is nobody else's, the third item: else the two leaves of `a + b` would share one gradient.
-- NumPy gives a scalar, not an array, for the sum of two arrays without axes: `np.asarray` makes it an array again.
+- What is there already is added to in place, `x.grad.data += g`, and the log of writes is told: `writes.add(x.grad.data)`.
 - Under `create_graph` gradients are tensors: use `g.clone()` and `+`. The `with` around the walk is given: it makes sure that the rules' own operations are then recorded.
 """
 
@@ -845,8 +845,9 @@ def backward(
                 x.grad = g.clone() if x.grad is None else x.grad + g
             elif x.grad is None:
                 x.grad = Tensor._wrap(g if own else np.array(g))
-            else:  # the sum of two arrays without axes is a NumPy scalar
-                x.grad = Tensor._wrap(np.asarray(x.grad.data + g))
+            else:
+                x.grad.data += g
+                writes.add(x.grad.data)
         ### END SOLUTION
 
 

@@ -330,8 +330,9 @@ def backward(
                 x.grad = g.clone() if x.grad is None else x.grad + g
             elif x.grad is None:
                 x.grad = Tensor._wrap(g if own else np.array(g))
-            else:  # the sum of two arrays without axes is a NumPy scalar
-                x.grad = Tensor._wrap(np.asarray(x.grad.data + g))
+            else:
+                x.grad.data += g
+                writes.add(x.grad.data)
 
 
 Tensor.backward = backward
