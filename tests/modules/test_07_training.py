@@ -244,6 +244,18 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_model(bad):
     assert_same(trainer.model, seen[-1])
 
 
+def test_metrics_come_as_one_function_a_list_or_a_dict():
+    trainer = new_trainer()
+    found = [trainer.evaluate(batches(), m) for m in (accuracy, [accuracy], {"right": accuracy})]
+    assert found[0] == found[1]
+    assert found[2]["right"] == found[0]["accuracy"]
+
+
+def test_a_step_needs_a_batch():
+    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+        new_trainer().fit(batches(), epochs=1, accumulate=0, progress=False)
+
+
 @pytest.mark.parametrize("method", ["train_epoch", "evaluate"])
 def test_an_empty_loader_is_refused(method):
     with pytest.raises(ValueError, match=f"{method}: the loader gave no batches"):

@@ -197,6 +197,7 @@ def named(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
     """Metrics by name; a function's own name, where it was given without one."""
     if isinstance(metrics, Mapping):
         return dict(metrics)
+    metrics = [metrics] if callable(metrics) else metrics
     return {getattr(m, "__name__", type(m).__name__): m for m in metrics}
 
 
@@ -331,6 +332,8 @@ def train_epoch(
     bar: tqdm,
 ) -> dict[str, float]:
     """The batches that are still to come, `accumulate` to a step; what is interrupted can go on."""
+    if accumulate < 1:
+        raise ValueError(f"train_epoch: accumulate must be at least 1, got {accumulate}")
     trainer.model.train()
     batches = batches_to_come(trainer, loader)
     place = here(trainer)
