@@ -22,6 +22,7 @@ from tinytorch.optimization.quantization import (
     quantize_int8,
     quantize_model,
 )
+from tinytorch.profiling.profiler import Profiler
 
 random = np.random.default_rng(15)
 EPSILON = 1e-6  # relative: what comes back is rounded to float32
@@ -300,6 +301,13 @@ def test_the_layer_holds_int8_and_nothing_to_train():
     assert repr(layer).endswith("(in_features=20, out_features=6, bias=True, calibrated=True)")
 
 
+def test_the_profiler_counts_the_product_of_integers():
+    linear, x = layer_and_input()
+    layer = QuantizedLinear(linear)
+    layer.calibrate(x)
+    assert Profiler().count_flops(layer, x) == Profiler().count_flops(linear, x)
+
+
 def test_the_layer_refuses_what_it_can_not_do():
     linear, x = layer_and_input()
     layer = QuantizedLinear(linear)
@@ -471,6 +479,7 @@ def test_failures_are_clear_and_change_nothing():
     )
     fails(ValueError, "linear: x of", calibration_data=normal(2, 5))
     fails(ValueError, "percentile must be", calibration_data=normal(2, 6), percentile=0.999)
+    fails(ValueError, "percentile needs calibration_data", percentile=99.9)
     broken = Net()
     broken.blocks[1]["inner"][0].weight.data[2, 1] = math.inf
     fails(ValueError, r"blocks.1.inner.0.weight holds inf at \[2, 1\]", model=broken)

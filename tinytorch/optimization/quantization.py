@@ -652,6 +652,8 @@ def quantize_model(
     """
     layers = linear_layers(model, skip)
     require_percentile(percentile)
+    if percentile is not None and calibration_data is None:
+        raise ValueError("quantize_model: percentile needs calibration_data to be a percentile of")
     before = model_bytes(model)
     quantized: dict[str, QuantizedLinear] = {}
     ranges = {}
