@@ -534,6 +534,7 @@ ONE_LINE_ERRORS = {
     "too many indices": (lambda x: x[0, 0, 0], IndexError, "getitem: too many indices"),
     "index not whole": (lambda x: x[Tensor([0.5])], IndexError, "expected whole numbers"),
     "index nan": (lambda x: x[Tensor(math.nan)], IndexError, "expected whole numbers"),
+    "index infinite": (lambda x: x[Tensor(math.inf)], IndexError, "expected whole numbers"),
     "index by text": (lambda x: x["a"], IndexError, "getitem: "),
     "mask of another shape": (
         lambda x: x[Tensor([True] * 3)],
