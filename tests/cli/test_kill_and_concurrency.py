@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of 
 
 OWN = "# %% modules/02_activations/activations.ipynb\n__all__ = ['relu']\n"
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate")
+WRITES = ("write", "fsync")
 
 
 def in_a_fork(action: Callable[[], None]) -> Callable[[], int]:
@@ -39,20 +42,28 @@ def in_a_fork(action: Callable[[], None]) -> Callable[[], int]:
 
 
 def die_before(step: int, root: Path) -> None:
-    """Kill this process when it is about to change something in `root` for the step-th time."""
+    """Kill this process when it is about to change something in `root`, or to write into an open
+    file, for the step-th time."""
     seen = 0
 
-    def watch(event: str, arguments: tuple) -> None:
+    def count() -> None:
         nonlocal seen
-        if event not in CHANGES or not str(arguments[0]).startswith(str(root)):
-            return
-        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            return
         seen += 1
         if seen == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(watch)
+    def on_event(event: str, arguments: tuple) -> None:
+        if event not in CHANGES or not str(arguments[0]).startswith(str(root)):
+            return
+        if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            count()
+
+    def on_call(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and function.__name__ in WRITES:
+            count()
+
+    sys.addaudithook(on_event)
+    sys.setprofile(on_call)
 
 
 def setup(place: Workspace) -> None:
@@ -144,7 +155,14 @@ def quick(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "action", [setup, start, go_back, test, complete, complete_again, reset, update]
+    "action",
+    [
+        start,
+        complete_again,
+        reset,
+        update,
+        *[pytest.param(each, marks=pytest.mark.slow) for each in (setup, go_back, test, complete)],
+    ],
 )
 def test_killed_at_any_moment(action, workspace: Path, course: Course, tmp_path, quick):
     prepare(Workspace(workspace, course), action)
