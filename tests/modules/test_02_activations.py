@@ -205,6 +205,18 @@ def test_repr_pickle_and_copy(layer, text):
         np.testing.assert_array_equal(same(x).data, layer(x).data)
 
 
+def test_stateless_takes_any_inputs_and_options():
+    class Power(Stateless):
+        def __init__(self):
+            self.mode, self.scale = "plain", 2.0
+
+        def forward(self, base, exponent):
+            return base**exponent
+
+    assert Power()(2, 5) == 32
+    assert repr(Power()) == "Power(mode='plain', scale=2.0)"
+
+
 def test_tanh_layer():
     x = Tensor(random(3, 4))
     np.testing.assert_array_equal(Tanh()(x).data, tanh(x).data)

@@ -239,6 +239,11 @@ def test_ignored_rows(ignored):
     np.testing.assert_allclose(mean, wanted, rtol=1e-12)
 
 
+def test_ignored_rows_may_be_impossible():
+    rows = nll_loss(Tensor([[-np.inf, 0.0], [-1.0, -2.0]]), [-100, 0], reduction="none")
+    assert rows.tolist() == [0.0, 1.0]
+
+
 def test_label_smoothing_and_probabilities():
     logs = log_probabilities(LOGITS)
     smoothed = 0.9 * np.eye(4)[TARGETS] + 0.1 / 4
@@ -272,7 +277,8 @@ def test_where_no_row_counts():
 def test_pixels_and_single_rows():
     logits, targets = random(2, 3, 4, 5), np.random.default_rng(1).integers(0, 3, (2, 4, 5))
     rows = np.moveaxis(logits, 1, -1).reshape(-1, 3)
-    for options in ({}, {"label_smoothing": 0.2}, {"weight": [1, 2, 3]}, {"ignore_index": 1}):
+    both = {"label_smoothing": 0.2, "weight": [1, 2, 3]}
+    for options in ({}, {"label_smoothing": 0.2}, {"weight": [1, 2, 3]}, {"ignore_index": 1}, both):
         x = Tensor(logits, dtype=np.float64)
         flat = cross_entropy(Tensor(rows, dtype=np.float64), targets.reshape(-1), **options)
         np.testing.assert_allclose(cross_entropy(x, targets, **options).data, flat.data)
