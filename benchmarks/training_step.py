@@ -5,6 +5,8 @@ python benchmarks/training_step.py [--quick] [--json PATH] [--check]
 
 from common import Row, arguments, interleave, report  # isort: skip (pins the threads first)
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -21,7 +23,7 @@ def mlp(sizes, batch):
 
     def stack(linear, relu, sequential):
         layers = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [linear(before, after), relu()]
         return sequential(*layers[:-1])
 
@@ -64,4 +66,4 @@ if __name__ == "__main__":
         rounds = 30 if options.quick else 200
         medians = interleave(name, {"TinyTorch": ours, "PyTorch": peer}, rounds, repeat=5)
         rows.append(Row(name, medians, limit))
-    report("Training step, PyTorch " + torch.__version__, rows, options)
+    report({f"Training step, PyTorch {torch.__version__}": rows}, options)
