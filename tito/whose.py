@@ -21,5 +21,7 @@ def whose_tinytorch() -> None:
             origin = workspace.origin(module) if in_workspace else "reference"
             by_origin.setdefault(origin, []).append(module.file)
     print(f"tinytorch: {package}")
+    if not by_origin:
+        print("nothing is in it yet: you are about to write its first file")
     for origin, files in sorted(by_origin.items(), reverse=True):
         print(f"{origin}: {', '.join(files)}")

@@ -28,14 +28,14 @@ import numpy as np
 
 import tinytorch
 from tito.testing import check, check_raises
+from tito.whose import whose_tinytorch
 
 try:
     import matplotlib.pyplot as plt
 except ImportError:  # everything but the plots works without it
     plt = None
 
-print("tinytorch comes from", tinytorch.__file__)
-print("core.tensor comes from this notebook: you are about to write it")
+whose_tinytorch()
 
 # %% [markdown]
 r"""
@@ -293,7 +293,7 @@ Two helpers are given. `_number_type` refuses dtypes that aren't numbers, and `_
 
 
 # %% nbgrader={"grade": false, "grade_id": "convert", "locked": true, "solution": false}
-#| export
+#| exporti
 def _number_type(dtype: Any) -> np.dtype:
     """`dtype` as NumPy's object; TypeError unless it is floats, integers or booleans."""
     dtype = np.dtype(dtype)
@@ -350,7 +350,7 @@ Worked: `as_array([1, 2])` is `array([1., 2.], dtype=float32)`, and `as_array(np
 
 
 # %% nbgrader={"grade": false, "grade_id": "as-array", "solution": true}
-#| export
+#| exporti
 def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     """A new array of `data` by the rules of `Tensor`: float32 unless something says otherwise.
 
@@ -416,7 +416,7 @@ One helper is given; it will have something to say in a later lesson.
 
 
 # %% nbgrader={"grade": false, "grade_id": "gradient-note", "locked": true, "solution": false}
-#| export
+#| exporti
 def _gradient_note(tensor: Tensor) -> str:
     """What a repr says about gradients: nothing where none is wanted."""
     if tensor.node is not None:
@@ -440,7 +440,7 @@ Worked: `Tensor([1, 2], dtype=np.int8)` is shown as `Tensor([1, 2], dtype=int8)`
 
 
 # %% nbgrader={"grade": false, "grade_id": "tensor-repr", "solution": true}
-#| export
+#| exporti
 def tensor_repr(tensor: Tensor) -> str:
     """The text that stands for a tensor, with what is out of the ordinary about it.
 
@@ -559,7 +559,7 @@ def paused(name: str):
 
 # %% nbgrader={"grade": false, "grade_id": "op", "locked": true, "solution": false}
 #| export
-FLOAT64 = np.dtype(np.float64)
+_FLOAT64 = np.dtype(np.float64)
 _FLOAT16 = np.dtype(np.float16)
 
 
@@ -605,7 +605,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
         if type(array) is not np.ndarray:
             array = np.asarray(array)
         dtype = array.dtype
-        if (dtype is FLOAT64 or dtype is _FLOAT16) and "dtype" not in params:
+        if (dtype is _FLOAT64 or dtype is _FLOAT16) and "dtype" not in params:
             array = _settled(array, operation, inputs, arrays, params)
         out = Tensor._wrap(array)
         for watcher in ({**watchers, **changes} if changes else watchers).values():
@@ -618,6 +618,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
     return operation
 
 
+# %% nbgrader={"grade": false, "grade_id": "op-helpers", "locked": true, "schema_version": 3, "solution": false, "task": false}
+#| exporti
 def _settled(array: np.ndarray, operation: Any, inputs, arrays, params) -> np.ndarray:
     """The result in float32, where no tensor has the float64 or float16 that NumPy made of it.
 
@@ -625,7 +627,7 @@ def _settled(array: np.ndarray, operation: Any, inputs, arrays, params) -> np.nd
     """
     if any(isinstance(x, Tensor) and x.data.dtype == array.dtype for x in inputs):
         return array
-    if array.dtype == FLOAT64:
+    if array.dtype == _FLOAT64:
         return array.astype(np.float32)
     wider = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in arrays]
     return np.asarray(operation.forward(*wider, **params))
@@ -1536,6 +1538,8 @@ def broadcast_to(a, shape):
     return np.broadcast_to(a, shape)
 
 
+# %% nbgrader={"grade": false, "grade_id": "expanded-shape", "locked": true, "schema_version": 3, "solution": false, "task": false}
+#| exporti
 def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes asked of `expand`, with each -1 replaced by the size that is there.
 
@@ -1570,7 +1574,7 @@ Worked: a batch of 8 colour images, `(8, 3, 4, 5)`, from axis 1 on: `(8, 60)`. A
 
 
 # %% nbgrader={"grade": false, "grade_id": "flat-shape", "solution": true}
-#| export
+#| exporti
 def flat_shape(shape: tuple[int, ...], start_dim: int = 0, end_dim: int = -1) -> tuple[int, ...]:
     """The shape after axes start_dim to end_dim (both included) became one axis.
 
@@ -1617,7 +1621,7 @@ Worked: `(1, 3, 1)` squeezed is `(3,)`; only axis -1 squeezed, `(1, 3)`; axis 1,
 
 
 # %% nbgrader={"grade": false, "grade_id": "squeezed-shape", "solution": true}
-#| export
+#| exporti
 def squeezed_shape(shape: tuple[int, ...], axis: int | None = None) -> tuple[int, ...]:
     """The shape without its axes of size 1, or without that one axis if its size is 1.
 
@@ -1698,7 +1702,7 @@ Worked: `as_index(Tensor([2, 0]))` is `array([2, 0])`, int64, and `as_index((sli
 
 
 # %% nbgrader={"grade": false, "grade_id": "as-index", "solution": true}
-#| export
+#| exporti
 def as_index(key: Any) -> Any:
     """An index that NumPy takes: tensors become arrays, whole floats become integers.
 
@@ -1999,21 +2003,6 @@ def manual_seed(seed: int) -> None:
     generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
-def from_array(array: np.ndarray, requires_grad: bool) -> Tensor:
-    """A new array as a tensor, without another copy."""
-    return set_requires_grad(Tensor._wrap(array), requires_grad)
-
-
-def set_requires_grad(tensor: Tensor, flag: bool) -> Tensor:
-    """Say whether gradients of this leaf are wanted; only floating-point tensors have any."""
-    if flag and tensor.dtype.kind != "f":
-        raise TypeError(f"requires_grad: only floating-point tensors, got {tensor.dtype}")
-    if not tensor.is_leaf:
-        raise RuntimeError("requires_grad: only a leaf can change it; use detach() first")
-    tensor.requires_grad = flag
-    return tensor
-
-
 def zeros(*shape, dtype=np.float32, requires_grad=False) -> Tensor:
     """A tensor of zeros.
 
@@ -2082,6 +2071,23 @@ def rand_like(tensor: Tensor) -> Tensor:
     return rand(tensor.shape, dtype=tensor.dtype)
 
 
+# %% nbgrader={"grade": false, "grade_id": "constructor-helpers", "locked": true, "schema_version": 3, "solution": false, "task": false}
+#| exporti
+def from_array(array: np.ndarray, requires_grad: bool) -> Tensor:
+    """A new array as a tensor, without another copy."""
+    return set_requires_grad(Tensor._wrap(array), requires_grad)
+
+
+def set_requires_grad(tensor: Tensor, flag: bool) -> Tensor:
+    """Say whether gradients of this leaf are wanted; only floating-point tensors have any."""
+    if flag and tensor.dtype.kind != "f":
+        raise TypeError(f"requires_grad: only floating-point tensors, got {tensor.dtype}")
+    if not tensor.is_leaf:
+        raise RuntimeError("requires_grad: only a leaf can change it; use detach() first")
+    tensor.requires_grad = flag
+    return tensor
+
+
 def restore(data: np.ndarray, requires_grad: bool, grad: Tensor | None) -> Tensor:
     """What `pickle` and `copy` call: the tensor without the graph that made it."""
     tensor = Tensor._wrap(data)
@@ -2109,7 +2115,7 @@ Given as well. It refuses what NumPy would do quietly: decimals into whole numbe
 
 
 # %% nbgrader={"grade": false, "grade_id": "in-place", "locked": true, "solution": false}
-#| export
+#| exporti
 class WriteLog:
     """When each array was last written in place, so that backward can refuse a stale graph.
 

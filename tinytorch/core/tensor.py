@@ -20,10 +20,8 @@ from numpy.lib.array_utils import normalize_axis_index
 
 # %% auto #0
 __all__ = [
-    "FLOAT64",
     "Tensor",
     "Watcher",
-    "WriteLog",
     "abs_",
     "active_watchers",
     "add",
@@ -32,8 +30,6 @@ __all__ = [
     "arange",
     "argmax",
     "argmin",
-    "as_array",
-    "as_index",
     "astype",
     "broadcast_shape",
     "broadcast_to",
@@ -47,18 +43,13 @@ __all__ = [
     "einsum",
     "equal",
     "exp",
-    "expanded_shape",
-    "explain",
     "eye",
-    "flat_shape",
-    "from_array",
     "full",
     "full_like",
     "generator",
     "getitem",
     "greater",
     "greater_equal",
-    "in_place",
     "install_watcher",
     "less",
     "less_equal",
@@ -76,13 +67,11 @@ __all__ = [
     "mul",
     "neg",
     "not_equal",
-    "one_tuple",
     "ones",
     "ones_like",
     "op",
     "paused",
     "permute",
-    "pick",
     "pow_",
     "prod",
     "put",
@@ -90,30 +79,21 @@ __all__ = [
     "rand_like",
     "randn",
     "randn_like",
-    "recording",
-    "refuse_leaf",
     "reshape",
-    "restore",
     "scatter_add",
-    "set_item",
-    "set_requires_grad",
     "sign",
     "sin",
     "split",
     "sqrt",
-    "squeezed_shape",
     "stack",
     "sub",
     "sum_",
     "swapaxes",
     "tanh",
-    "tensor_repr",
-    "unsqueezed_shape",
     "var",
     "watchers",
     "watching",
     "where",
-    "writes",
     "zeros",
     "zeros_like",
 ]
@@ -397,7 +377,7 @@ def paused(name: str):
 
 
 # %% modules/01_tensor/tensor_dev.py #op
-FLOAT64 = np.dtype(np.float64)
+_FLOAT64 = np.dtype(np.float64)
 _FLOAT16 = np.dtype(np.float16)
 
 
@@ -443,7 +423,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
         if type(array) is not np.ndarray:
             array = np.asarray(array)
         dtype = array.dtype
-        if (dtype is FLOAT64 or dtype is _FLOAT16) and "dtype" not in params:
+        if (dtype is _FLOAT64 or dtype is _FLOAT16) and "dtype" not in params:
             array = _settled(array, operation, inputs, arrays, params)
         out = Tensor._wrap(array)
         for watcher in ({**watchers, **changes} if changes else watchers).values():
@@ -456,6 +436,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Tensor]:
     return operation
 
 
+# %% modules/01_tensor/tensor_dev.py #op-helpers
 def _settled(array: np.ndarray, operation: Any, inputs, arrays, params) -> np.ndarray:
     """The result in float32, where no tensor has the float64 or float16 that NumPy made of it.
 
@@ -463,7 +444,7 @@ def _settled(array: np.ndarray, operation: Any, inputs, arrays, params) -> np.nd
     """
     if any(isinstance(x, Tensor) and x.data.dtype == array.dtype for x in inputs):
         return array
-    if array.dtype == FLOAT64:
+    if array.dtype == _FLOAT64:
         return array.astype(np.float32)
     wider = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in arrays]
     return np.asarray(operation.forward(*wider, **params))
@@ -932,6 +913,7 @@ def broadcast_to(a, shape):
     return np.broadcast_to(a, shape)
 
 
+# %% modules/01_tensor/tensor_dev.py #expanded-shape
 def expanded_shape(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes asked of `expand`, with each -1 replaced by the size that is there.
 
@@ -1137,21 +1119,6 @@ def manual_seed(seed: int) -> None:
     generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
-def from_array(array: np.ndarray, requires_grad: bool) -> Tensor:
-    """A new array as a tensor, without another copy."""
-    return set_requires_grad(Tensor._wrap(array), requires_grad)
-
-
-def set_requires_grad(tensor: Tensor, flag: bool) -> Tensor:
-    """Say whether gradients of this leaf are wanted; only floating-point tensors have any."""
-    if flag and tensor.dtype.kind != "f":
-        raise TypeError(f"requires_grad: only floating-point tensors, got {tensor.dtype}")
-    if not tensor.is_leaf:
-        raise RuntimeError("requires_grad: only a leaf can change it; use detach() first")
-    tensor.requires_grad = flag
-    return tensor
-
-
 def zeros(*shape, dtype=np.float32, requires_grad=False) -> Tensor:
     """A tensor of zeros.
 
@@ -1218,6 +1185,22 @@ def randn_like(tensor: Tensor) -> Tensor:
 def rand_like(tensor: Tensor) -> Tensor:
     """Uniform random numbers in the shape and dtype of another tensor."""
     return rand(tensor.shape, dtype=tensor.dtype)
+
+
+# %% modules/01_tensor/tensor_dev.py #constructor-helpers
+def from_array(array: np.ndarray, requires_grad: bool) -> Tensor:
+    """A new array as a tensor, without another copy."""
+    return set_requires_grad(Tensor._wrap(array), requires_grad)
+
+
+def set_requires_grad(tensor: Tensor, flag: bool) -> Tensor:
+    """Say whether gradients of this leaf are wanted; only floating-point tensors have any."""
+    if flag and tensor.dtype.kind != "f":
+        raise TypeError(f"requires_grad: only floating-point tensors, got {tensor.dtype}")
+    if not tensor.is_leaf:
+        raise RuntimeError("requires_grad: only a leaf can change it; use detach() first")
+    tensor.requires_grad = flag
+    return tensor
 
 
 def restore(data: np.ndarray, requires_grad: bool, grad: Tensor | None) -> Tensor:
