@@ -131,7 +131,7 @@ if plt:
 r"""
 A large $\varepsilon$ sees the curve's bend; with a small one, two nearly equal numbers are subtracted and only rounding is left. In float32 you never get more than a few digits. Differences are good for *checking* a gradient (you will use them for that, in float64), not for training.
 
-This lesson computes the gradient of any number of weights exactly, in the time of about two more losses.
+This lesson computes the gradient of any number of weights exactly, in the time of a few more losses.
 
 ## One operation, asked backwards
 
@@ -183,7 +183,7 @@ def nondifferentiable(*ops: Callable) -> None:
 
 # %% [markdown]
 r"""
-**Exercise 1 (5 points).** Add the rules of `sub`, `mul`, `div` and `neg` to the table; those of `copy` and `add` are given. `tensor` is module 01's file, so the operations are `tensor.sub` and so on. Use operators only (`+ - * /`), so that a rule works for arrays and for tensors. Worked numbers: for $out = a / b$ with $a = 6, b = 2, g = 10$ the rules give 5 and -15.
+**Exercise 1 (5 points).** Add the rules of `sub`, `mul`, `div` and `neg` to the table; those of `copy` and `add` are given. `tensor` is module 01's file, so the operations are `tensor.sub` and so on. The cell is a table, not a function: put your `vjp(...)` lines in place of the `raise`. Use operators only (`+ - * /`), so that a rule works for arrays and for tensors. Worked numbers: for $out = a / b$ with $a = 6, b = 2, g = 10$ the rules give 5 and -15.
 
 <details><summary>Hint</summary>The derivative of a / b by b is -a / b², and a / b is `out`: nothing has to be divided twice.</details>
 """
@@ -425,7 +425,7 @@ print("by a:", a.grad, "= (b - 1) / 2     by b:", b.grad, "= a / 2")
 
 # %% [markdown]
 r"""
-It works: eight lines, and gradients of anything. Now two shapes of graph that real networks are full of. A **diamond**: a value is used twice and the results meet again, as in every skip connection.
+It works: a few lines, and gradients of anything. Now two shapes of graph that real networks are full of. A **diamond**: a value is used twice and the results meet again, as in every skip connection.
 
 ```
          +-----+        +-----+        +-----+
@@ -663,7 +663,7 @@ def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Ten
     if create_graph:
         given = [g, out, *inputs]
     else:
-        given = [g, out.data, *(x.data if isinstance(x, Tensor) else x for x in inputs)]
+        given = [g, out.data, *[x.data if isinstance(x, Tensor) else x for x in inputs]]
     joint = callable(rule)
     answers = rule(*given, **params) if joint else rule
     for i, x in enumerate(inputs):
@@ -683,8 +683,10 @@ def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Ten
             gx = unbroadcast(gx, data.shape)
         if gx.dtype is not data.dtype:
             gx = gx.astype(data.dtype)
-        shares = joint or create_graph or gx.base is not None
-        yield x, gx, not (shares or any(gx is array for array in given))
+        if joint or create_graph or gx.base is not None:
+            yield x, gx, False
+        else:
+            yield x, gx, id(gx) not in map(id, given)
 
 
 def add_up(pending: dict[int, Any], own: set[int], x: Tensor, gx: Any, is_new: bool) -> None:
@@ -1239,7 +1241,7 @@ $$\frac{\partial L}{\partial a_{nk}} = \sum_m g_{nm} b_{km} \quad\Longrightarrow
 
 You needn't remember it: only one order of factors has the right shape. **Write it down**: with N, K, M = 2, 3, 4, what shapes have $g$, $b^T$, $a^T$?
 
-**Exercise 10 (6 points).** Write the two rules. `matmul_operands` (given) puts back the axes that `matmul` dropped from 1-D operands, so that you always see matrices, or stacks of them: swap the *last two* axes, `x.swapaxes(-1, -2)`. Leave the shapes as they come; the walk and the given last lines see to the rest. Where a stack meets a single matrix, `matrices_met` has already laid the stack out as one tall matrix.
+**Exercise 10 (6 points).** Write the two rules. `matmul_operands` (given) puts back the axes that `matmul` dropped from 1-D operands, so that you always see matrices, or stacks of them: swap the *last two* axes, `x.swapaxes(-1, -2)`. In `matmul_right`, call the product `result`; the given lines before it have laid a stack that met a single matrix out as one tall matrix. Leave the shapes as they come: the given last line and the walk see to the rest.
 """
 
 
@@ -2095,7 +2097,7 @@ test_module()
 
 # %% [markdown]
 r"""
-**What works now:** gradients of anything that modules 01 to 04 compute, of any order, in the time of about two more forward passes.
+**What works now:** gradients of anything that modules 01 to 04 compute, of any order, in the time of a few more forward passes.
 You saw the obvious walk fail on diamonds and deep chains, and an order of the graph cure both.
 You wrote the rules of a framework, and the check that would have caught each wrong sign.
 You know what a gradient costs: time for the products, memory for what the forward has to keep.

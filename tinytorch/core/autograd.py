@@ -220,7 +220,7 @@ def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Ten
     if create_graph:
         given = [g, out, *inputs]
     else:
-        given = [g, out.data, *(x.data if isinstance(x, Tensor) else x for x in inputs)]
+        given = [g, out.data, *[x.data if isinstance(x, Tensor) else x for x in inputs]]
     joint = callable(rule)
     answers = rule(*given, **params) if joint else rule
     for i, x in enumerate(inputs):
@@ -240,8 +240,10 @@ def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Ten
             gx = unbroadcast(gx, data.shape)
         if gx.dtype is not data.dtype:
             gx = gx.astype(data.dtype)
-        shares = joint or create_graph or gx.base is not None
-        yield x, gx, not (shares or any(gx is array for array in given))
+        if joint or create_graph or gx.base is not None:
+            yield x, gx, False
+        else:
+            yield x, gx, id(gx) not in map(id, given)
 
 
 def add_up(pending: dict[int, Any], own: set[int], x: Tensor, gx: Any, is_new: bool) -> None:
