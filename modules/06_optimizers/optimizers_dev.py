@@ -127,7 +127,7 @@ A `ParameterBlock` does just that: it copies its parameters into one flat array 
 
 
 # %% nbgrader={"grade": false, "grade_id": "block", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| export
+#| exporti
 class ParameterBlock:
     """Parameters of one dtype that step together, laid out in one flat array.
 
@@ -605,7 +605,7 @@ first gradient 4: $m = 2$, $s = 8$; corrected 4 and 16; the step is $\mathrm{lr}
 
 
 # %% nbgrader={"grade": false, "grade_id": "adam-step", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def adam_step(p, g, mean, square, group, step) -> None:
     """p -= lr * mean / (sqrt(square) + eps), in place, both averages corrected by 1 - beta^step.
 

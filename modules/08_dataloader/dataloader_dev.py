@@ -402,7 +402,7 @@ All the same tape. NumPy fills a short list up with zeros and cuts large numbers
 
 
 # %% nbgrader={"grade": false, "grade_id": "keyed-generator", "locked": false, "solution": true}
-#| export
+#| exporti
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:
     """Random numbers that depend on (seed, key) and nothing else: not on what was drawn before.
 
@@ -441,7 +441,7 @@ test_keyed_generator()
 
 
 # %% nbgrader={"grade": false, "grade_id": "new-seed", "locked": true, "solution": false}
-#| export
+#| exporti
 def _given_or_new(seed: int | None) -> int:
     """`seed`, or where there is none a number that `manual_seed` decides."""
     return int(tensor.generator.integers(2**63)) if seed is None else seed
@@ -518,7 +518,7 @@ For N examples and batches of B, an epoch has $\lceil N / B \rceil$ batches, of 
 
 
 # %% nbgrader={"grade": false, "grade_id": "epoch-batches", "locked": false, "solution": true}
-#| export
+#| exporti
 def epoch_batches(
     examples: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int, epoch: int
 ) -> list[np.ndarray]:
@@ -578,7 +578,7 @@ Anything with `[i]` may be a data set here, a list too: lists have no `batch`.
 
 
 # %% nbgrader={"grade": false, "grade_id": "load-batch", "locked": false, "solution": true}
-#| export
+#| exporti
 def load_batch(loader: DataLoader, epoch: int, indices: np.ndarray) -> Any:
     """The examples `indices` as one batch, transformed and collated as the loader says.
 
@@ -807,7 +807,7 @@ Workers finish in any order, but batches must come in theirs. And workers may no
 
 
 # %% nbgrader={"grade": false, "grade_id": "run-ahead", "locked": false, "solution": true}
-#| export
+#| exporti
 def run_ahead(submit: Callable[[Any], Future], items: Iterable[Any], limit: int) -> Iterator[Any]:
     """submit(item).result() for each item, in order, with at most `limit` not yet taken."""
     ### BEGIN SOLUTION
@@ -861,7 +861,7 @@ The processes come from Python's `ProcessPoolExecutor`. What is given below is a
 """
 
 # %% nbgrader={"grade": false, "grade_id": "worker", "locked": true, "solution": false}
-#| export
+#| exporti
 _in_worker: dict[str, DataLoader] = {}  # a worker process keeps its loader here
 
 
@@ -898,7 +898,7 @@ How does a new process come by the data set? By `fork` (Linux) it is a copy of t
 
 
 # %% nbgrader={"grade": false, "grade_id": "importable", "locked": true, "solution": false}
-#| export
+#| exporti
 class _ImportCheck(pickle.Pickler):
     """Refuses what a new process can't import: whatever a notebook defines."""
 
@@ -921,7 +921,7 @@ def _check_importable(loader: DataLoader) -> None:
 
 
 # %% nbgrader={"grade": false, "grade_id": "load-in-workers", "locked": true, "solution": false}
-#| export
+#| exporti
 def load_in_workers(loader: DataLoader, epoch: int, batches: list[np.ndarray]) -> Iterator[Any]:
     """The batches in order, loaded ahead by processes: at most two for each of them at a time.
 
@@ -1202,7 +1202,7 @@ A digit that sits one pixel further left is the same digit. To shift an image, f
 
 
 # %% nbgrader={"grade": false, "grade_id": "framed", "locked": false, "solution": true}
-#| export
+#| exporti
 def framed(image: np.ndarray, width: int) -> np.ndarray:
     """The image (..., H, W) with `width` zeros on each of its four sides.
 
@@ -1291,7 +1291,7 @@ $$(1-d)\,[(1-r)\, p_{\text{top left}} + r\, p_{\text{top right}}] + d\,[(1-r)\, 
 
 
 # %% nbgrader={"grade": false, "grade_id": "rotation", "locked": false, "solution": true}
-#| export
+#| exporti
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     """The image (..., H, W) turned counter-clockwise about its centre, zeros where it ends.
 
@@ -1391,7 +1391,7 @@ MNIST comes in a format as simple as can be. After gunzip:
 
 
 # %% nbgrader={"grade": false, "grade_id": "read-idx", "locked": false, "solution": true}
-#| export
+#| exporti
 def read_idx(content: bytes) -> np.ndarray:
     """The array of bytes in an IDX file, MNIST's format.
 
@@ -1463,7 +1463,7 @@ r"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "unpickler", "locked": false, "solution": true}
-#| export
+#| exporti
 class ArrayUnpickler(pickle.Unpickler):
     """Reads pickles of plain values and NumPy arrays; nothing else is imported or called."""
 
@@ -1504,7 +1504,7 @@ test_unpickler()
 
 
 # %% nbgrader={"grade": false, "grade_id": "read-cifar", "locked": false, "solution": true}
-#| export
+#| exporti
 def read_cifar(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 3, 32, 32) and labels (N,) of a CIFAR-10 batch file, a pickled dict."""
     ### BEGIN SOLUTION
@@ -1594,7 +1594,7 @@ r"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "read-published", "locked": false, "solution": true}
-#| export
+#| exporti
 def read_published(
     path: Path, url: str, parse: Callable[[bytes], Any], download: bool = True
 ) -> Any:
@@ -1658,7 +1658,7 @@ What a model is tested on, it must not have seen. A random split may by chance p
 
 
 # %% nbgrader={"grade": false, "grade_id": "every-fifth", "locked": false, "solution": true}
-#| export
+#| exporti
 def every_fifth(labels: np.ndarray) -> np.ndarray:
     """True for every fifth example of each class: a test set with the classes in the same shares.
 

@@ -138,7 +138,7 @@ One worked number: $(2, 3) @ (3, 4)$ has 8 elements, each of $2 \cdot 3$ operati
 
 
 # %% nbgrader={"grade": false, "grade_id": "flops-matmul", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def matmul_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
     """One multiplication and one addition for each inner element of each result: 2 out.size K.
 
@@ -173,7 +173,7 @@ The same, and one addition for each result where there is a bias (`inputs` is `(
 
 
 # %% nbgrader={"grade": false, "grade_id": "flops-linear", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def linear_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
     """The product x @ weight, and one addition for each result where there is a bias.
 
@@ -214,7 +214,7 @@ Collect `sizes[letter]` over all factors with two nested loops, keeping the larg
 
 
 # %% nbgrader={"grade": false, "grade_id": "flops-einsum", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def einsum_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
     """A multiplication for each factor but the first, and an addition, for each choice of letters.
 
@@ -311,7 +311,7 @@ An operation reads each input and writes its result: their `nbytes`, added up. B
 
 
 # %% nbgrader={"grade": false, "grade_id": "bytes-moved", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def bytes_moved(inputs: Iterable[np.ndarray], out: np.ndarray) -> int:
     """The bytes that an operation must move at least: inputs read once, the result written once.
 
@@ -430,7 +430,7 @@ def profile() -> Iterator[Trace]:
 
 
 # %% nbgrader={"grade": false, "grade_id": "by-op", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def by_op(calls: Iterable[OpCall]) -> list[dict[str, Any]]:
     """The calls added up by op's name, the slowest first.
 
@@ -507,7 +507,7 @@ A table has no time axis. Browsers have a viewer for that (chrome://tracing, or 
 
 
 # %% nbgrader={"grade": false, "grade_id": "chrome-events", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def chrome_events(calls: Iterable[OpCall]) -> list[dict[str, Any]]:
     """The calls as complete events ("ph": "X") of Chrome's trace format: times in microseconds,
     counted from the first call.
@@ -556,7 +556,7 @@ test_chrome_events()
 
 
 # %% nbgrader={"grade": false, "grade_id": "write-text", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| export
+#| exporti
 def _write_text(path: Path, text: str) -> None:
     """Write a file in one step: a reader finds the old one or the new one, never half of it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -1001,7 +1001,7 @@ don't count. Key by `id(tensor)`.
 
 
 # %% nbgrader={"grade": false, "grade_id": "graph-depths", "locked": false, "schema_version": 3, "solution": true, "task": false}
-#| export
+#| exporti
 def graph_depths(tensors: list[Tensor]) -> dict[int, int]:
     """How deep each tensor lies, by id: a leaf 0, a result one more than its deepest input.
 

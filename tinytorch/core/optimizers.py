@@ -23,11 +23,9 @@ __all__ = [
     "Muon",
     "OneCycleSchedule",
     "Optimizer",
-    "ParameterBlock",
     "RMSprop",
     "StepSchedule",
     "WarmupSchedule",
-    "adam_step",
     "clip_grad_norm",
     "orthogonalize",
 ]

@@ -39,7 +39,6 @@ from tinytorch.core.tensor import Tensor
 __all__ = [
     "CIFAR10",
     "MNIST",
-    "ArrayUnpickler",
     "Compose",
     "DataLoader",
     "Dataset",
@@ -57,18 +56,7 @@ __all__ = [
     "Transform",
     "collate",
     "data_folder",
-    "epoch_batches",
-    "every_fifth",
-    "framed",
-    "keyed_generator",
-    "load_batch",
-    "load_in_workers",
     "random_split",
-    "read_cifar",
-    "read_idx",
-    "read_published",
-    "rotate",
-    "run_ahead",
 ]
 
 

@@ -8,11 +8,9 @@ from tinytorch.core.optimizers import (
     Muon,
     OneCycleSchedule,
     Optimizer,
-    ParameterBlock,
     RMSprop,
     StepSchedule,
     WarmupSchedule,
-    adam_step,
     clip_grad_norm,
     orthogonalize,
 )
@@ -26,11 +24,9 @@ __all__ = [
     "Muon",
     "OneCycleSchedule",
     "Optimizer",
-    "ParameterBlock",
     "RMSprop",
     "StepSchedule",
     "WarmupSchedule",
-    "adam_step",
     "clip_grad_norm",
     "orthogonalize",
 ]
