@@ -473,6 +473,14 @@ def test_linear_needs_sizes(sizes):
         Linear(*sizes)
 
 
+def test_linear_layer_is_linear_with_its_own_numbers():
+    layer, x = Linear(3, 2), normal(4, 3)
+    expected = x.data @ layer.weight.data + layer.bias.data
+    np.testing.assert_allclose(layer(x).data, expected, rtol=1e-5, atol=1e-6)
+    plain = Linear(3, 2, bias=False)
+    np.testing.assert_allclose(plain(x).data, x.data @ plain.weight.data, rtol=1e-5, atol=1e-6)
+
+
 def test_linear_layer_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"linear: x of \(2, 4\) .* \(3, 2\)"):
         Linear(3, 2)(normal(2, 4))
