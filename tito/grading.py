@@ -17,7 +17,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,7 @@ def needed_cells(cells: list[dict[str, Any]], tests: Iterable[str]) -> list[dict
     return needed
 
 
+@lru_cache(maxsize=1024)  # every wrong solution asks about the same cells
 def _names(source: str) -> tuple[set[str], set[str]]:
     """The global names that a cell defines (or changes a part of), and those that it uses."""
     try:
