@@ -126,7 +126,7 @@ class Tensor:
     __hash__ = object.__hash__  # tensors are compared element by element, but hashed by identity
 
     data: np.ndarray
-    grad: Tensor | None
+    grad: Any  # a Tensor of the same shape and dtype, or None
     node: Any  # the recorded operation that made this tensor; None for a leaf
     backward: Callable[..., None]
 

@@ -450,15 +450,11 @@ class Profiler:
 
         Keys: parameter_memory_mb, activation_memory_mb, peak_memory_mb.
         """
-        parameters = list(model.parameters()) if hasattr(model, "parameters") else []
         output = model(x)
         kept = activation_bytes(output) if output.requires_grad else 0
         del output
-        before = [p.grad for p in parameters]
-        try:
+        with _without_gradients(model) as parameters:
             peak = peak_bytes(lambda: _forward_backward(model, x))
-        finally:
-            _restore(parameters, before)
         held = sum(p.nbytes for p in parameters)
         return {
             "parameter_memory_mb": held / _MB,
@@ -490,10 +486,8 @@ class Profiler:
         Its operations are those that really run: the walk is recorded by `create_graph`, once, and
         timed without.
         """
-        parameters = list(model.parameters()) if hasattr(model, "parameters") else []
-        before = [p.grad for p in parameters]
         runs = []
-        try:
+        with _without_gradients(model):
             for _ in range(self.warmup + self.iterations):
                 loss = model(x).sum()
                 start = time.perf_counter_ns()
@@ -502,8 +496,6 @@ class Profiler:
             loss = model(x).sum()
             with profile() as trace:
                 loss.backward(create_graph=True)
-        finally:
-            _restore(parameters, before)
         low, median, high = np.percentile(runs[self.warmup :], [10, 50, 90]).tolist()
         return self._summary(model, trace, {"median_ms": median, "low_ms": low, "high_ms": high})
 
@@ -535,10 +527,18 @@ def _forward_backward(model: Callable, x: Tensor) -> None:
         loss.backward()
 
 
-def _restore(parameters: list[Tensor], gradients: list[Any]) -> None:
-    """Give parameters back the gradients that they had before a measurement."""
-    for p, g in zip(parameters, gradients, strict=True):
-        p.grad = g
+@contextmanager
+def _without_gradients(model: Any) -> Iterator[list[Tensor]]:
+    """The parameters, without gradients within the block; afterwards with those from before."""
+    parameters = list(model.parameters()) if hasattr(model, "parameters") else []
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield parameters
+    finally:
+        for p, g in zip(parameters, before, strict=True):
+            p.grad = g
 
 
 # %% modules/14_profiling/profiling_dev.py #graph-depths
