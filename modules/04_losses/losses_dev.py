@@ -353,11 +353,14 @@ def _class_indices(
             f"scores of shape {shape} need class indices of shape {expected} "
             f"(or, in cross_entropy, probabilities of shape {shape}), got {targets.shape}"
         )
-    with np.errstate(invalid="ignore"):  # NaN is told below
+    if targets.dtype.kind in "iu":
         indices = targets.astype(np.int64, copy=False)
-    if indices is not targets and (indices != targets).any():
-        wrong = targets[indices != targets][0]
-        raise ValueError(f"a class index must be a whole number, got {wrong}")
+    else:
+        with np.errstate(invalid="ignore"):  # NaN is told below
+            indices = targets.astype(np.int64)
+        if (indices != targets).any():
+            wrong = targets[indices != targets][0]
+            raise ValueError(f"a class index must be a whole number, got {wrong}")
     classes = shape[_class_axis(shape)]
     counts = None if weight is None else _class_weight(weight, classes, dtype)
     # one pass for both ends: a negative index is a huge one if it is read without its sign

@@ -173,6 +173,16 @@ def test_along_any_axis(function, axis):
     np.testing.assert_array_equal(function(x, dim=axis).data, function(x, axis=axis).data)
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape", [(64, 1), (64, 63), (200, 10), (64, 64), (63, 10)], ids=str)
+def test_many_short_rows(name, shape):
+    x = random(*shape)
+    x[3, 0] = np.nan
+    for array in (x, np.asfortranarray(x)):
+        out = getattr(activations, name)(Tensor._wrap(array), axis=1)
+        np.testing.assert_allclose(out.data, FORMULAS[name](x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("function", [softmax, log_softmax])
 def test_axis_that_is_not_there_is_named(function):
     with pytest.raises((ValueError, IndexError), match=f"{function.__name__}: axis 2 .* 2"):

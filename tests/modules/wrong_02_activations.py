@@ -101,7 +101,7 @@ WRONG = [
     Wrong(
         "softmax",
         "softmax: computes within its input",
-        change=("powers = x - x", "powers = x; powers -= x"),
+        change=("powers = x - _l", "powers = x; powers -= _l"),
         loses=["test-softmax"],
     ),
     Wrong(

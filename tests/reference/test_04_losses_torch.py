@@ -213,6 +213,7 @@ def test_binary_cross_entropy_with_logits(positive, weighted, reduction, dtype):
     )
 
 
+@pytest.mark.filterwarnings("ignore:reduction. .mean.:UserWarning")
 @every_dtype
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "batchmean"])
 @pytest.mark.parametrize("log_target", [False, True])
