@@ -134,7 +134,7 @@ def module_status(console: Console, data: Data) -> None:
         points = "" if row["points"] is None else f"{row['points']:g}/{row['possible']:g}"
         table.add_row(row["module"], state, points, row["tests"], row["remark"])
     console.print(table)
-    console.print(f"\nNext: {_plain(data['next'])}")
+    _print_next(console, data["next"])
 
 
 def module_start(console: Console, data: Data) -> None:
@@ -187,6 +187,11 @@ def module_test(console: Console, data: Data) -> None:
         console.print(f"All tests pass. Next: tito module complete {data['module'][:2]}")
 
 
+def _print_next(console: Console, action: str | None) -> None:
+    end = "That was the last module so far: all of them are in your package's reach."
+    console.print(f"\nNext: {_plain(action)}" if action else f"\n{end}")
+
+
 def _mark(test: Data) -> str:
     if not test["message"]:
         return "[green]passes[/]"
@@ -203,7 +208,7 @@ def module_complete(console: Console, data: Data) -> None:
         return
     console.print(f"[green]{data['module']} is complete[/]: {data['file']} is your own file now.")
     console.print(f"Try: {_plain(data['example'])}")
-    console.print(f"\nNext: {_plain(data['next'])}")
+    _print_next(console, data["next"])
 
 
 def module_reset(console: Console, data: Data) -> None:

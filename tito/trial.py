@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NOTEBOOK_SECONDS = 120
 SUITE_SECONDS = 300
 REPORT = "report.jsonl"
+LONGEST_MESSAGE = 200
 _ERROR = re.compile(r"(?P<kind>\w+): (?P<text>.*?)(?: \(cell (?P<cell>\S+), line (?P<line>\d+)\))?")
 _PYTEST_INI = """\
 [pytest]
@@ -229,20 +230,21 @@ class _Reporter:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
-            self.note(report.nodeid, _first_line(report))
+            self.note(report.nodeid, _in_a_line(report))
         elif report.when == "call" or report.skipped:
             self.note(report.nodeid, "")
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
-            self.note(report.nodeid, _first_line(report))
+            self.note(report.nodeid, _in_a_line(report))
 
 
-def _first_line(report: Any) -> str:
-    """What a failed test says: its error's first line, or an import error's last."""
+def _in_a_line(report: Any) -> str:
+    """What a failed test says: its error, or the last line of an import's traceback."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    lines = crash.message.splitlines()[:1] if crash else report.longreprtext.splitlines()[-1:]
-    return "".join(lines).removeprefix("E ").strip().removeprefix("AssertionError: ") or "failed"
+    text = crash.message if crash else report.longreprtext.splitlines()[-1].removeprefix("E ")
+    text = " ".join(text.split()).removeprefix("AssertionError: ")
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
 
 
 def main(suite: str) -> int:

@@ -107,7 +107,7 @@ def status_() -> Data:
     return {
         "workspace": str(workspace.root),
         "modules": rows,
-        "next": _next(workspace, ahead[0]) if ahead else "all modules are behind you",
+        "next": _next(workspace, ahead[0]) if ahead else None,
         "notes": workspace.notes,
     }
 
@@ -238,9 +238,7 @@ def complete_(which: str) -> Data:
         workspace.complete(module, trial.text, trial.code)
         later = [each for each in workspace.course.modules if each.number > module.number]
         data["example"] = f"from tinytorch import {', '.join(_public_names(trial.text)[:4])}"
-        data["next"] = (
-            _next(workspace, later[0]) if later else "nothing: that was the last module so far"
-        )
+        data["next"] = _next(workspace, later[0]) if later else None
     return data | {"notes": workspace.notes}
 
 
