@@ -188,7 +188,7 @@ def module_test(console: Console, data: Data) -> None:
 
 
 def _print_next(console: Console, action: str | None) -> None:
-    end = "That was the last module so far: all of them are in your package's reach."
+    end = "That was the last module so far."
     console.print(f"\nNext: {_plain(action)}" if action else f"\n{end}")
 
 
