@@ -375,6 +375,14 @@ def test_a_missing_rule_for_one_input_names_the_op():
     del rules[scaled]
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (), (6,), (2, 1), (2, 2, 3, 1)])
+def test_a_rule_s_answer_must_fit_its_input(new_op, shape):
+    vjp(new_op, lambda g, out, x: np.ones(shape, np.float32))
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    with pytest.raises(ValueError, match=r"double: the rule for input 0 gave shape .*\(2, 3\)"):
+        new_op(x).sum().backward()
+
+
 def test_a_joint_rule_answers_for_all_inputs():
     calls = []
 

@@ -210,6 +210,15 @@ def unbroadcast(g, shape: tuple[int, ...]):
 
 
 # %% modules/05_autograd/autograd_dev.py #contributions
+def check_shape(op: Callable, i: int, gx: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless an input of this shape broadcasts to the shape of its gradient."""
+    sizes = (1,) * (len(shape) - gx.ndim) + gx.shape
+    if any(n not in (1, m) for n, m in zip(shape[::-1], sizes[::-1], strict=False)):
+        raise ValueError(
+            f"{op.__name__}: the rule for input {i} gave shape {gx.shape}, the input has {shape}"
+        )
+
+
 def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Tensor, Any, bool]]:
     """What the operation behind `out` passes on: (input, its gradient, is that a new array).
 
@@ -237,6 +246,7 @@ def contributions(out: Tensor, g: Any, create_graph: bool) -> Iterator[tuple[Ten
             gx = Tensor._wrap(np.asarray(gx)) if create_graph else np.asarray(gx)
         data = x.data
         if gx.shape != data.shape:
+            check_shape(node.op, i, gx, data.shape)
             gx = unbroadcast(gx, data.shape)
         if gx.dtype is not data.dtype:
             gx = gx.astype(data.dtype)
