@@ -130,7 +130,7 @@ def _try_notebook(
     from tito.notebook import graded_cells
 
     notebook.cells = [cell for cell in notebook.cells if not _is_magic(cell)]
-    [run] = run_notebook(notebook, package)
+    [run] = run_notebook(notebook, package, timeout=NOTEBOOK_SECONDS)
     errors = {cell.id: cell.error for cell in run}
     tests = []
     for cell in graded_cells(lesson):

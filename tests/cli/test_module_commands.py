@@ -295,11 +295,15 @@ def test_view_opens_jupyterlab_on_the_notebook(tito, workspace, tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     tito("module", "start", "03")
     tito("module", "start", "02")
-    ran = tito("module", "view", "03")
+    ran = tito("module", "view", "03", "--", "--no-browser")
     assert ran.status == 0
     assert "Opening modules/03_layers/layers.ipynb in JupyterLab" in ran.err
     notebook = workspace / "modules" / "03_layers" / "layers.ipynb"
-    assert json.loads(called.read_text(encoding="utf-8")) == [str(notebook), str(workspace)]
+    assert json.loads(called.read_text(encoding="utf-8")) == [
+        str(notebook),
+        "--no-browser",
+        str(workspace),
+    ]
     assert (workspace / "tinytorch" / "core" / "activations.py").is_file()
 
 

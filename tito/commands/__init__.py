@@ -58,6 +58,8 @@ def command(show: Callable[[Any, Data], None]) -> Callable[[Callable[..., Data]]
                 try:
                     data = function(**arguments)
                 except (TitoError, OSError) as error:
+                    if isinstance(error, OSError) and not error.strerror:
+                        raise  # nothing that the system refused, but a mistake of ours
                     output.fail(error)
                     raise SystemExit(1) from None
                 output.show(show, data)

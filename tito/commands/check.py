@@ -90,5 +90,5 @@ def _run(name: str, course: Course) -> bool:
 
 
 def _succeeds(command: list[str], folder: Path) -> bool:
-    # stdout is for the result
-    return subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False).returncode == 0
+    # stdout is for the result, so that what a step says goes to stderr, number 2
+    return subprocess.run(command, cwd=folder, stdout=2, check=False).returncode == 0

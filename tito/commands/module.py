@@ -171,13 +171,15 @@ def start_(which: str) -> Data:
 
 @command(output.module_view)
 @which_argument
-def view_(which: str) -> Data:
+@click.argument("options", nargs=-1, metavar="[-- OPTIONS OF JUPYTERLAB]")
+def view_(which: str, options: tuple[str, ...]) -> Data:
     """Open the notebook of module NN in JupyterLab.
 
     tinytorch/ is filled as by `tito module start NN`. Ctrl-C here stops JupyterLab.
 
     \b
     Example:  tito module view 02
+              tito module view 02 -- --no-browser --port 8899
     """
     import importlib.util
     import subprocess
@@ -190,7 +192,7 @@ def view_(which: str) -> Data:
     workspace.start(module)
     output.say(f"Opening {workspace.relative(notebook)} in JupyterLab; Ctrl-C here stops it.")
     with subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", str(notebook)], cwd=workspace.root
+        [sys.executable, "-m", "jupyterlab", str(notebook), *options], cwd=workspace.root
     ) as lab:
         while lab.poll() is None:
             try:
