@@ -300,11 +300,21 @@ def test_view_opens_jupyterlab_on_the_notebook(tito, workspace, tmp_path, monkey
     assert "Opening modules/03_layers/layers.ipynb in JupyterLab" in ran.err
     notebook = workspace / "modules" / "03_layers" / "layers.ipynb"
     assert json.loads(called.read_text(encoding="utf-8")) == [
+        f"--ServerApp.root_dir={workspace}",
         str(notebook),
         "--no-browser",
         str(workspace),
     ]
     assert (workspace / "tinytorch" / "core" / "activations.py").is_file()
+
+
+def test_view_when_jupyterlab_refuses(tito, workspace, tmp_path, monkeypatch):
+    (tmp_path / "jupyterlab.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    tito("module", "start", "02")
+    ran = tito("module", "view", "02")
+    assert ran.status == 1
+    assert ran.err.endswith("JupyterLab ended with status 3; it says why above\n")
 
 
 def test_view_without_jupyterlab(tito, workspace, monkeypatch):

@@ -191,16 +191,16 @@ def view_(which: str, options: tuple[str, ...]) -> Data:
         raise TitoError("JupyterLab is not installed: pip install 'tinytorch[course]'")
     workspace.start(module)
     output.say(f"Opening {workspace.relative(notebook)} in JupyterLab; Ctrl-C here stops it.")
-    with subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", str(notebook), *options], cwd=workspace.root
-    ) as lab:
-        while lab.poll() is None:
+    lab = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={workspace.root}"]
+    with subprocess.Popen([*lab, str(notebook), *options], cwd=workspace.root) as process:
+        while process.poll() is None:
             try:
-                lab.wait()
+                process.wait()
             except KeyboardInterrupt:  # JupyterLab gets it too, and asks
                 continue
+    if process.returncode:
+        raise TitoError(f"JupyterLab ended with status {process.returncode}; it says why above")
     return {
-        "ok": lab.returncode == 0,
         "module": module.folder,
         "number": module.number,
         "notebook": workspace.relative(notebook),
