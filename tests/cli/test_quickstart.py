@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from tito.errors import TitoError
+from tito.quickstart import datasets
+
 
 def run(*arguments, environment=None, timeout=300):
     return subprocess.run(
@@ -79,14 +82,14 @@ def test_the_table_says_where_numbers_come_from():
         assert words in text
 
 
-def test_missing_mnist_is_told_in_one_line(tmp_path):
+def test_damaged_mnist_is_told_in_one_line(tmp_path, monkeypatch):
     folder = tmp_path / "mnist"
     folder.mkdir()
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
-    done = run("--data", "mnist", environment={"TINYTORCH_DATA": str(tmp_path)})
-    assert done.returncode == 1
-    (line,) = [x for x in done.stderr.splitlines() if x.strip()]
-    assert "train-images-idx3-ubyte.gz" in line
+    monkeypatch.setenv("TINYTORCH_DATA", str(tmp_path))
+    with pytest.raises(TitoError, match=r"train-images-idx3-ubyte\.gz") as caught:
+        datasets("mnist")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_plot_that_cannot_be_written_is_told_before_training():

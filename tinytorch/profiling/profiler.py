@@ -571,6 +571,22 @@ class GraphDrawing:
         _write_text(Path(path), self.svg)
 
 
+def _layout(tensors: list[Tensor]) -> tuple[dict[int, tuple[float, float]], int, int]:
+    """The middle of each tensor's box, by id: a row for each depth; and the picture's size."""
+    depths = graph_depths(tensors)
+    rows: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        rows.setdefault(depths[id(tensor)], []).append(tensor)
+    wide, high = 130, 70  # of a box with the space around it
+    width = wide * max(map(len, rows.values()))
+    place = {
+        id(tensor): ((i + 0.5) * width / len(row), (depth + 0.5) * high)
+        for depth, row in rows.items()
+        for i, tensor in enumerate(row)
+    }
+    return place, width, high * len(rows)
+
+
 def draw_graph(
     output: Tensor, names: Mapping[str, Tensor] | None = None, most: int = 200
 ) -> GraphDrawing:
@@ -589,17 +605,8 @@ def draw_graph(
             "draw a smaller model, or a part of it"
         )
     known = {id(tensor): name for name, tensor in (names or {}).items()}
-    depths = graph_depths(tensors)
-    rows: dict[int, list[Tensor]] = {}
-    for tensor in tensors:
-        rows.setdefault(depths[id(tensor)], []).append(tensor)
-    wide, high, box = 130, 70, 34
-    width = wide * max(map(len, rows.values()))
-    place = {
-        id(tensor): ((i + 0.5) * width / len(row), (depth + 0.5) * high)
-        for depth, row in rows.items()
-        for i, tensor in enumerate(row)
-    }
+    place, width, height = _layout(tensors)
+    box = 34  # the height of one
     lines, boxes = [], []
     for tensor in tensors:
         x, y = place[id(tensor)]
@@ -619,7 +626,7 @@ def draw_graph(
             f'</text><text x="{x:.0f}" y="{y + 12:.0f}" font-size="10">{tensor.shape}</text>'
         )
     return GraphDrawing(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{high * len(rows)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12" text-anchor="middle"><defs><marker id="arrow" '
         'viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 0L8 4L0 8z"/></marker></defs>{"".join(lines + boxes)}</svg>'
