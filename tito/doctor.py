@@ -91,7 +91,7 @@ def _kernel() -> Check:
     arguments = kernel.installed()
     if arguments is None:
         return Check("kernel", False, "not installed", "tito setup, in your workspace")
-    if Path(arguments[0]).resolve() != Path(sys.executable).resolve():
+    if arguments[0] != sys.executable:  # by name: two environments may share one real Python
         return Check("kernel", False, f"of {arguments[0]}", "tito setup, in your workspace")
     return Check("kernel", True, kernel.NAME)
 

@@ -127,7 +127,7 @@ def module_status(console: Console, data: Data) -> None:
 
     console.print(f"{_plain(data['workspace'])}\n", soft_wrap=True)
     table = Table(box=None, header_style="bold")
-    for heading in ("module", "file in tinytorch/", "points", "tests", ""):
+    for heading in ("module", "whose", "points", "tests", ""):
         table.add_column(heading)
     for row in data["modules"]:
         state = f"[{_STATES[row['state']]}]{row['state']}[/]"

@@ -69,10 +69,13 @@ def test_an_old_python(course, monkeypatch):
     assert row("Python").advice == "install Python 3.11 or newer"
 
 
-def test_the_kernel_of_another_python(course, monkeypatch):
-    monkeypatch.setattr(kernel, "installed", lambda: ["/old/bin/python", "-m", "tito.kernel"])
+def test_the_kernel_of_another_environment(course, tmp_path, monkeypatch):
+    """One whose Python is a link to the same program, as virtual environments have."""
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    monkeypatch.setattr(kernel, "installed", lambda: [str(other), "-m", "tito.kernel"])
     assert row("kernel") == doctor.Check(
-        "kernel", False, "of /old/bin/python", "tito setup, in your workspace"
+        "kernel", False, f"of {other}", "tito setup, in your workspace"
     )
 
 

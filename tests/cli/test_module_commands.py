@@ -153,6 +153,23 @@ def test_a_failing_test_keeps_the_old_file(tito, workspace, write):
     assert row["remark"] == "changed since: tito module complete 02"
 
 
+def test_going_back_sets_the_later_ones_aside(tito, workspace, write):
+    for number in ("02", "03"):
+        tito("module", "start", number)
+        write(number)
+        assert tito("module", "complete", number).status == 0
+    tito("module", "start", "02")
+    later = rows(tito("module", "status", "--json"))["03"]
+    assert (later["state"], later["remark"]) == (
+        "yours",
+        "set aside while you are at an earlier one",
+    )
+    tito("module", "complete", "02")
+    assert rows(tito("module", "status", "--json"))["03"]["remark"] == ""
+    ran = tito("module", "status")
+    assert "That was the last module so far." in ran.out
+
+
 def test_the_suite_counts_too(tito, workspace, write, suite):
     tito("module", "start", "02")
     write("02", relu=OVERFITTED)

@@ -121,6 +121,8 @@ def _row(workspace: Workspace, progress: Progress, module: Module) -> Data:
     remark = ""
     if completed and notebook.is_file() and completed.code not in ("", code_hash(notebook)):
         remark = f"changed since: tito module complete {module.number}"
+    elif completed and module.number > progress.reach:
+        remark = "set aside while you are at an earlier one"
     elif notebook.is_file() and not completed:
         remark = "started"
     return {
