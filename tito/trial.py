@@ -160,7 +160,6 @@ def _try_suite(module: Module, folder: Path) -> list[Test]:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever else is installed
         "MPLBACKEND": "Agg",
     }
-    ended = ""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "tito.trial", str(suites / module.suite.name)],
@@ -172,15 +171,16 @@ def _try_suite(module: Module, folder: Path) -> list[Test]:
             errors="replace",
             timeout=SUITE_SECONDS,
         )
-        if done.returncode:
-            ended = f"ended Python (status {done.returncode}): {done.stderr.strip()[-300:]}"
+        ended = f"ended Python (status {done.returncode}) {done.stderr.strip()[-300:]}".strip()
+        failed = done.returncode != 0
     except subprocess.TimeoutExpired:
-        ended = f"did not end within {SUITE_SECONDS} s"
+        ended, failed = f"did not end within {SUITE_SECONDS} s", True
     report = folder / REPORT
     lines = report.read_text(encoding="utf-8").splitlines() if report.is_file() else []
     messages = {entry["name"]: entry["message"] for entry in map(json.loads, lines)}
+    # a test that began and has no result is the one in which the process died, whatever its status
     tests = [Test(name, ended if text is None else text) for name, text in messages.items()]
-    if ended and not any(test.message for test in tests):
+    if not tests or (failed and not any(test.message for test in tests)):
         tests.append(Test(module.suite.name, ended))
     return tests
 

@@ -184,6 +184,7 @@ def test_the_suite_counts_too(tito, workspace, write, suite):
     ("body", "message"),
     [
         ("import os; os._exit(3)", "ended Python (status 3)"),
+        ("import os; os._exit(0)", "ended Python (status 0)"),
         ("raise SystemExit(0)", "SystemExit"),
     ],
 )
@@ -196,6 +197,20 @@ def test_a_suite_that_dies_does_not_pass(tito, workspace, write, suite, body, me
     [test] = data["suite"]
     assert test["name"] == "test_deadly"
     assert message in test["message"]
+
+
+def test_a_file_that_ends_its_suite_does_not_pass(tito, workspace, write, suite):
+    """Not even if it does so with a good conscience, before the first test."""
+    tito("module", "start", "02")
+    trick = "#| export\nimport os, sys\nif 'pytest' in sys.modules: os._exit(0)\n"
+    write("02", relu=trick + "def relu(x): return Tensor(max(v, 0.0) for v in x.data)")
+    [test] = tito("module", "test", "02", "--json").data["suite"]
+    assert test == {
+        "name": "test_02_activations.py",
+        "message": "ended Python (status 0)",
+        "points": 0,
+        "written": True,
+    }
 
 
 def test_a_suite_that_cannot_be_imported_does_not_pass(tito, workspace, write, suite):
