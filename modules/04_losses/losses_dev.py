@@ -378,6 +378,8 @@ def _class_indices(
 
 def _places(indices: np.ndarray) -> tuple[np.ndarray, ...]:
     """The index that picks, out of (N, C, ...), the class indices[n, ...] of every row."""
+    if indices.ndim == 1:  # the usual case, without the slow np.indices
+        return np.arange(indices.size), indices
     rows = np.indices(indices.shape, sparse=True)
     return (*rows[:1], indices, *rows[1:])
 

@@ -219,7 +219,7 @@ class Optimizer:
     """
 
     elementwise = True  # may parameters be flattened and cut up? Not where a matrix matters
-    chunk = 1 << 15  # elements at a time: what an update reads and writes stays in the cache
+    chunk = 1 << 17  # elements at a time: what an update reads and writes stays in the cache
 
     def __init__(self, parameters: Iterable[Any], **defaults: Any):
         self.defaults = defaults
@@ -588,43 +588,46 @@ and still believes that gradients are small. Adam mends it.
 
 ## Adam
 
-Adam takes both cures, and corrects both averages for having begun at zero. After $t$ steps an average with constant $\beta$ has
-collected only a share $1 - \beta^t$ of its weight, so it is divided by that:
+Adam takes both cures, and begins right. An average is a **sum divided by the weights in it**. Keep two sums that fade, of gradients and of their squares:
 
-$$m \leftarrow \beta_1 m + (1-\beta_1)\, g \qquad s \leftarrow \beta_2 s + (1-\beta_2)\, g^2 \qquad
-w \leftarrow w - \mathrm{lr}\; \frac{m / (1-\beta_1^t)}{\sqrt{s / (1-\beta_2^t)} + \epsilon}$$
+$$m \leftarrow \beta_1 m + g \qquad s \leftarrow \beta_2 s + g^2$$
+
+After $t$ steps the weights in them are $1 + \beta + \dots + \beta^{t-1} = \frac{1 - \beta^t}{1 - \beta}$; call these $w_1$ and $w_2$. Divide by them, and both averages are right from the first step on:
+
+$$w \leftarrow w - \mathrm{lr}\; \frac{m / w_1}{\sqrt{s / w_2} + \epsilon}$$
+
+(The paper multiplies each new $g$ by $1 - \beta$, divides by $1 - \beta^t$ and calls the latter bias correction. It is the same number, for two more passes over memory.)
 
 **Predict** the size of Adam's first step, for any gradient.
 
 ### Exercise: adam_step
 
-Change `mean` ($m$), `square` ($s$) and `p` in place; `group` has `"betas"`, `"lr"` and `"eps"`, `step` is $t$, from 1. One worked number: betas (0.5, 0.5),
-first gradient 4: $m = 2$, $s = 8$; corrected 4 and 16; the step is $\mathrm{lr} \cdot 4 / 4$. Get it right first. Then look at your temporaries: every
+Change the sums `m` and `s` and the parameter `p` in place; `group` has `"betas"`, `"lr"` and `"eps"`, `step` is $t$, from 1. One worked number: betas (0.5, 0.5),
+first gradient 4: $m = 4$, $s = 16$, both weights are 1; the step is $\mathrm{lr} \cdot 4 / 4$. Get it right first. Then look at your temporaries: every
 `a * b` makes a new array; `np.multiply(a, b, out=work)` re-uses one.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "adam-step", "locked": false, "schema_version": 3, "solution": true, "task": false}
 #| exporti
-def adam_step(p, g, mean, square, group, step) -> None:
-    """p -= lr * mean / (sqrt(square) + eps), in place, both averages corrected by 1 - beta^step.
+def adam_step(p, g, m, s, group, step) -> None:
+    """p -= lr (m / w1) / (sqrt(s / w2) + eps), in place: m and s are fading sums, w their weights.
 
     One temporary array serves every intermediate result, so that a chunk stays in the cache.
     """
     ### BEGIN SOLUTION
     beta1, beta2 = group["betas"]
-    correction1, correction2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
-    work = g - mean
-    work *= 1 - beta1
-    mean += work
-    np.multiply(g, g, out=work)
-    work *= 1 - beta2
-    square *= beta2
-    square += work
-    np.sqrt(square, out=work)
-    work += group["eps"] * correction2
-    np.divide(mean, work, out=work)
-    work *= group["lr"] * correction2 / correction1
+    weight1 = (1 - beta1**step) / (1 - beta1)
+    root2 = math.sqrt((1 - beta2**step) / (1 - beta2))
+    m *= beta1
+    m += g
+    work = g * g
+    s *= beta2
+    s += work
+    np.sqrt(s, out=work)
+    work += group["eps"] * root2
+    np.divide(m, work, out=work)
+    work *= group["lr"] * root2 / weight1
     p -= work
     ### END SOLUTION
 
@@ -632,21 +635,27 @@ def adam_step(p, g, mean, square, group, step) -> None:
 # %% nbgrader={"grade": true, "grade_id": "test-adam-step", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
 def test_adam_step():
     group = {"betas": (0.5, 0.5), "lr": 0.1, "eps": 0.0}
-    p, mean, square = np.zeros(1), np.zeros(1), np.zeros(1)
-    adam_step(p, np.array([4.0]), mean, square, group, 1)
-    check(mean, [2.0], "m = 0.5 * 0 + 0.5 * 4, in place")
-    check(square, [8.0], "s = 0.5 * 0 + 0.5 * 4^2, in place")
-    check(p, [-0.1], "corrected: 4 / sqrt(16) = 1, so the first step is lr, whatever the gradient")
+    p, m, s = np.zeros(1), np.zeros(1), np.zeros(1)
+    adam_step(p, np.array([4.0]), m, s, group, 1)
+    check(m, [4.0], "m = 0.5 * 0 + 4, in place")
+    check(s, [16.0], "s = 0.5 * 0 + 4^2, in place")
+    check(p, [-0.1], "both weights are 1: the first step is lr, whatever the gradient")
     ### BEGIN HIDDEN TESTS
     g = np.array([2.0])
-    adam_step(p, g, mean, square, group, 2)
-    check(mean, [2.0], "m = 0.5 * 2 + 0.5 * 2")
-    expected = -0.1 - 0.1 * (2 / 0.75) / np.sqrt(6 / 0.75)
-    check(p, [expected], "in the second step both corrections are 1 - 0.5^2")
+    adam_step(p, g, m, s, group, 2)
+    check(m, [4.0], "m = 0.5 * 4 + 2")
+    expected = -0.1 - 0.1 * (4 / 1.5) / np.sqrt(12 / 1.5)
+    check(p, [expected], "in the second step both weights are 1 + 0.5")
     check(g, [2.0], "the gradient itself stays as it is")
     p = np.zeros(1)
     adam_step(p, np.ones(1), np.zeros(1), np.zeros(1), group | {"eps": 1.0}, 1)
-    check(p, [-0.05], "eps is added to the corrected root: 1 / (1 + 1)")
+    check(p, [-0.05], "eps is added to the root of the average: 1 / (1 + 1)")
+    slow = {"betas": (0.5, 0.9), "lr": 0.1, "eps": 0.5}
+    p, m, s = np.zeros(1), np.zeros(1), np.zeros(1)
+    for step, gradient in enumerate((1.0, 3.0), 1):
+        adam_step(p, np.array([gradient]), m, s, slow, step)
+    second = (3.5 / 1.5) / (np.sqrt(9.9 / 1.9) + 0.5)
+    check(p, [-0.1 / 1.5 - 0.1 * second], "each sum has weights of its own")
     ### END HIDDEN TESTS
 
 
@@ -656,7 +665,7 @@ test_adam_step()
 # %% nbgrader={"grade": false, "grade_id": "adam", "locked": true, "schema_version": 3, "solution": false, "task": false}
 #| export
 class Adam(Optimizer):
-    """Momentum divided by a running root mean square, both corrected for their start at zero.
+    """Momentum divided by a running root mean square, both averages right from the first step on.
 
     Kingma and Ba 2015, algorithm 1; `weight_decay` is added to the gradient, as an L2 penalty.
     """
@@ -667,7 +676,7 @@ class Adam(Optimizer):
     def update(self, p, g, state, group, step):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
 
 
 # %% [markdown]
@@ -690,7 +699,7 @@ class AdamW(Adam):
     def update(self, p, g, state, group, step):
         ### BEGIN SOLUTION
         p *= 1 - group["lr"] * group["weight_decay"]
-        adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
         ### END SOLUTION
 
 
@@ -1257,15 +1266,15 @@ for make in (SGD, RMSprop, Adam, Lion):
 
 # %% [markdown]
 r"""
-The large array is cut into chunks of 32,768 elements, and all of a rule's arithmetic is done on one chunk before the next is fetched. Does that matter?
+The large array is cut into chunks of 131,072 elements, and all of a rule's arithmetic is done on one chunk before the next is fetched. Does that matter?
 """
 
 # %%
-for chunk in (1 << 10, 1 << 15, 1 << 20):
+for chunk in (1 << 10, 1 << 14, 1 << 17, 1 << 20):
     Optimizer.chunk = chunk
     took, _ = step_cost(Adam)
     print(f"chunks of {chunk:9,}: {took:7.0f} us")
-Optimizer.chunk = 1 << 15
+Optimizer.chunk = 1 << 17
 
 # %% [markdown]
 r"""
@@ -1286,12 +1295,12 @@ Parameters 28 GB, gradients 28 GB, Adam's two averages 56 GB: 112 GB. Lion keeps
 
 # %% [markdown]
 r"""
-**2.** With `betas = (0.9, 0.999)`, by which factor would the first step of an Adam **without** corrections differ from `lr`? (Let `eps` be 0.)
+**2.** With `betas = (0.9, 0.999)`, suppose Adam divided by the weights that its sums have after infinitely many steps, $1 / (1 - \beta)$, from the start. By which factor would its first step differ from `lr`? (Let `eps` be 0.)
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "answer-bias", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
 r"""
-Without corrections $m = 0.1\,g$ and $\sqrt{s} = \sqrt{0.001}\,|g| = 0.0316\,|g|$, so the step is $0.1 / 0.0316 = 3.16$ times `lr`: too large, not too small,
+The weights would be 10 and 1,000 in place of 1 and 1. So the averages are $0.1\,g$ and $0.001\,g^2$, and the step is $0.1 / \sqrt{0.001} = 3.16$ times `lr`: too large, not too small,
 because the slower average lags behind more.
 """
 

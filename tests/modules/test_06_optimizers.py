@@ -187,7 +187,7 @@ def test_state_dict_holds_an_array_in_the_shape_of_each_parameter():
     saved = optimizer.state_dict()
     assert saved["param_groups"][0]["params"] == [0, 1, 2, 3]
     assert list(saved["state"]) == [0, 1, 2, 3]
-    assert saved["state"][2]["exp_avg"].shape == (5, 3)
+    assert saved["state"][2]["gradient_sum"].shape == (5, 3)
     assert saved["state"][2]["step"] == 2
 
 
@@ -290,8 +290,8 @@ def test_a_state_of_other_parameters_is_refused_and_nothing_changes():
     with pytest.raises(ValueError, match=r"groups of \[1\] parameters, expected \[4\]"):
         optimizer.load_state_dict(other.state_dict())
     wrong = copy.deepcopy(before)
-    wrong["state"][0]["exp_avg"] = np.zeros((2, 2))
-    with pytest.raises(ValueError, match="exp_avg of parameter 0 has shape"):
+    wrong["state"][0]["gradient_sum"] = np.zeros((2, 2))
+    with pytest.raises(ValueError, match="gradient_sum of parameter 0 has shape"):
         optimizer.load_state_dict(wrong)
     after = optimizer.state_dict()
     for number, arrays in before["state"].items():

@@ -53,33 +53,33 @@ WRONG = [
     ),
     Wrong(
         "adam-step",
-        "no correction of the mean",
-        change=("correction2 / correction1", "correction2"),
+        "the sum of gradients stands for their average",
+        change=("root2 / weight1", "root2"),
         loses=["test-adam-step"],
     ),
     Wrong(
         "adam-step",
-        "no correction of the mean square",
-        change=("math.sqrt(1 - beta2**step)", "1.0"),
+        "the sum of squares stands for their average",
+        change=("math.sqrt((1 - beta2**step) / (1 - beta2))", "1.0"),
         loses=["test-adam-step"],
     ),
     Wrong(
         "adam-step",
-        "corrects as if every step were the first",
-        change=("1 - beta1**step, math.sqrt(1 - beta2**step)", "1 - beta1, math.sqrt(1 - beta2)"),
+        "one weight for both sums",
+        change=("(1 - beta2**step) / (1 - beta2)", "(1 - beta1**step) / (1 - beta1)"),
         loses=["test-adam-step"],
     ),
     Wrong(
         "adam-step",
-        "eps inside the uncorrected root",
-        change=('group["eps"] * correction2', 'group["eps"]'),
+        "eps is added to the root of the sum",
+        change=('group["eps"] * root2', 'group["eps"]'),
         loses=["test-adam-step"],
     ),
     Wrong(
         "adamw",
         "an L2 penalty, as in Adam",
         'g = g + group["weight_decay"] * p\n'
-        'adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)',
+        'adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)',
         loses=["test-adamw"],
     ),
     Wrong(

@@ -122,7 +122,7 @@ class Optimizer:
     """
 
     elementwise = True  # may parameters be flattened and cut up? Not where a matrix matters
-    chunk = 1 << 15  # elements at a time: what an update reads and writes stays in the cache
+    chunk = 1 << 17  # elements at a time: what an update reads and writes stays in the cache
 
     def __init__(self, parameters: Iterable[Any], **defaults: Any):
         self.defaults = defaults
@@ -323,30 +323,29 @@ class RMSprop(Optimizer):
 
 
 # %% modules/06_optimizers/optimizers_dev.py #adam-step
-def adam_step(p, g, mean, square, group, step) -> None:
-    """p -= lr * mean / (sqrt(square) + eps), in place, both averages corrected by 1 - beta^step.
+def adam_step(p, g, m, s, group, step) -> None:
+    """p -= lr (m / w1) / (sqrt(s / w2) + eps), in place: m and s are fading sums, w their weights.
 
     One temporary array serves every intermediate result, so that a chunk stays in the cache.
     """
     beta1, beta2 = group["betas"]
-    correction1, correction2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
-    work = g - mean
-    work *= 1 - beta1
-    mean += work
-    np.multiply(g, g, out=work)
-    work *= 1 - beta2
-    square *= beta2
-    square += work
-    np.sqrt(square, out=work)
-    work += group["eps"] * correction2
-    np.divide(mean, work, out=work)
-    work *= group["lr"] * correction2 / correction1
+    weight1 = (1 - beta1**step) / (1 - beta1)
+    root2 = math.sqrt((1 - beta2**step) / (1 - beta2))
+    m *= beta1
+    m += g
+    work = g * g
+    s *= beta2
+    s += work
+    np.sqrt(s, out=work)
+    work += group["eps"] * root2
+    np.divide(m, work, out=work)
+    work *= group["lr"] * root2 / weight1
     p -= work
 
 
 # %% modules/06_optimizers/optimizers_dev.py #adam
 class Adam(Optimizer):
-    """Momentum divided by a running root mean square, both corrected for their start at zero.
+    """Momentum divided by a running root mean square, both averages right from the first step on.
 
     Kingma and Ba 2015, algorithm 1; `weight_decay` is added to the gradient, as an L2 penalty.
     """
@@ -357,7 +356,7 @@ class Adam(Optimizer):
     def update(self, p, g, state, group, step):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
 
 
 # %% modules/06_optimizers/optimizers_dev.py #adamw
@@ -369,7 +368,7 @@ class AdamW(Adam):
 
     def update(self, p, g, state, group, step):
         p *= 1 - group["lr"] * group["weight_decay"]
-        adam_step(p, g, state("exp_avg"), state("exp_avg_sq"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
 
 
 # %% modules/06_optimizers/optimizers_dev.py #lion
