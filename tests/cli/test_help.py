@@ -103,8 +103,9 @@ NEEDS_THE_EXTRA = "tito needs the course extra: pip install 'tinytorch[course]'\
 
 
 @pytest.mark.parametrize("absent", ["click", "filelock"])
-def test_without_the_extra_course(absent, tmp_path):
+def test_without_the_extra_course(absent, tmp_path, monkeypatch):
     """One line, where click isn't there, and where something is missing that a command needs."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     command = ["setup", str(tmp_path / "course")]
     code = f"""
 import sys
