@@ -9,17 +9,15 @@ def whose_tinytorch() -> None:
     """Print the folder of the package and, file by file, who wrote what is in it."""
     import tinytorch
     from tito.course import find_course
-    from tito.workspace import MARKER, Workspace
+    from tito.workspace import Workspace
 
     package = Path(tinytorch.__file__).parent
     course = find_course()
-    in_workspace = (package.parent / MARKER).is_file()
     workspace = Workspace(package.parent, course)
     by_origin: dict[str, list[str]] = {}
     for module in course.modules:
-        if (package / module.file).is_file():
-            origin = workspace.origin(module) if in_workspace else "reference"
-            by_origin.setdefault(origin, []).append(module.file)
+        by_origin.setdefault(workspace.origin(module), []).append(module.file)
+    by_origin.pop("", None)  # what isn't there yet
     print(f"tinytorch: {package}")
     if not by_origin:
         print("nothing is in it yet: you are about to write its first file")
