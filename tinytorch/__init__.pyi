@@ -240,6 +240,7 @@ from tinytorch.profiling.profiler import (
     roofline,
     this_machine,
 )
+from tinytorch.text.tokenization import BPETokenizer, CharTokenizer, Tokenizer, pad_sequences
 
 __all__ = [
     "CIFAR10",
@@ -252,8 +253,10 @@ __all__ = [
     "AdamW",
     "ArrayUnpickler",
     "BCEWithLogitsLoss",
+    "BPETokenizer",
     "BinaryCrossEntropyLoss",
     "Callback",
+    "CharTokenizer",
     "Checkpoint",
     "Compose",
     "CosineSchedule",
@@ -305,6 +308,7 @@ __all__ = [
     "TensorDataset",
     "TinyShakespeare",
     "ToTensor",
+    "Tokenizer",
     "Trace",
     "Trainer",
     "Transform",
@@ -418,6 +422,7 @@ __all__ = [
     "op",
     "optim",
     "orthogonalize",
+    "pad_sequences",
     "paused",
     "peak_bytes",
     "permute",
