@@ -378,9 +378,9 @@ class BPETokenizer(Tokenizer):
     Ids 0 to 255 are the bytes, id 256 + k is the k-th of `merges` (pairs of ids), special tokens
     come last. ValueError for a merge of ids that aren't there yet, or one that comes twice.
 
-    >>> tokenizer = BPETokenizer.train("the cat, the hat", vocab_size=259, special_tokens=["<end>"])
+    >>> tokenizer = BPETokenizer.train("the theme", vocab_size=259, special_tokens=["<end>"])
     >>> tokenizer.encode(" the hat<end>", parse_special=True), tokenizer.tokens[257]
-    ([32, 257, 32, 104, 256, 258], b'the')
+    ([32, 257, 32, 104, 97, 116, 258], b'the')
     >>> tokenizer.decode(tokenizer.encode("naïve 🙂"))
     'naïve 🙂'
     """
