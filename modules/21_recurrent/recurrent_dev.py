@@ -28,7 +28,7 @@ whose_tinytorch()
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,16 @@ from tinytorch.profiling.profiler import FLOPS
 
 # %%
 import time
+from functools import partial
 
 from tinytorch.core.autograd import grad, gradcheck, no_grad
 from tinytorch.core.layers import Linear
 from tinytorch.core.losses import CrossEntropyLoss
-from tinytorch.core.optimizers import Adam, clip_grad_norm
+from tinytorch.core.optimizers import Adam
 from tinytorch.core.tensor import manual_seed, randn
 from tinytorch.core.training import Trainer
 from tinytorch.data.loader import DataLoader, Digits
-from tito.testing import check, check_raises
+from tito.testing import check
 
 try:
     import matplotlib.pyplot as plt
@@ -212,7 +213,7 @@ for name, curve in curves.items():
 
 # %% [markdown]
 r"""
-Below 1 the gradient **vanishes**: what happened 40 steps ago can't be learned, whatever the learning rate. Even at 1 and above, tanh takes its share whenever a state is far from 0. Without tanh's help the opposite happens, as you will see: it **explodes**.
+Below 1 the gradient **vanishes**: what happened 40 steps ago can't be learned, whatever the learning rate. At 1 tanh still takes its share, whenever a state is away from 0. Above 1 the gradient grows, and where tanh doesn't hold it back it **explodes**, as you will see.
 
 ## Backpropagation through time, as one operation
 
@@ -299,10 +300,8 @@ def rnn_sequence(projected, hidden, weight_hh, mask=None, nonlinearity="tanh", g
     Where `mask` (T, B, 1) is False, a sequence is over and its state stays. `grad_clip` limits
     every number of the gradient that reaches a state to [-grad_clip, grad_clip], on its way back.
 
-    >>> rnn_sequence(Tensor([[[1.0]], [[1.0]]]), Tensor([[0.0]]), Tensor([[-1.0]]))
-    Tensor([[[0.7616]],
-    <BLANKLINE>
-            [[0.2341]]])
+    >>> rnn_sequence(Tensor([[[1.0]], [[1.0]]]), Tensor([[0.0]]), Tensor([[-1.0]])).flatten()
+    Tensor([0.7616, 0.234 ])
     """
     states = np.empty_like(projected)
     slabs, bend = _column_slabs(weight_hh), _BENDS[nonlinearity]
@@ -390,7 +389,7 @@ test_limited()
 # %% nbgrader={"grade": false, "grade_id": "rule-parts", "locked": true, "solution": false}
 #| exporti
 def _parted(gradient, mask, t):
-    """The gradient of state t in two: what its own step gets, and what an earlier, kept one gets."""
+    """The gradient of state t in two: for its own step, and for the earlier state that was kept."""
     if mask is None:
         return gradient, 0
     return where(mask[t], gradient, 0), where(mask[t], 0, gradient)
@@ -421,7 +420,7 @@ Use operators, `.reshape`, `.swapaxes` and operations only. Then the rule works 
 # %% nbgrader={"grade": false, "grade_id": "rnn-rule", "solution": true}
 #| export
 def rnn_rule(g, out, projected, hidden, weight_hh, mask=None, nonlinearity="tanh", grad_clip=None):
-    """Backpropagation through time (Werbos 1990): the gradient of each state, the last one first."""
+    """Backpropagation through time (Werbos 1990): each state's gradient, the last one first."""
     slopes = 1 - out * out if nonlinearity == "tanh" else out > 0
     back = _row_slabs(weight_hh)
     later, found = 0, []
@@ -464,14 +463,11 @@ def test_rnn_rule():
     inputs = random_inputs((3, 2, 2), (2, 2), (2, 2))
     check(passes(rnn_sequence, *inputs), True, "differences must agree with your rule")
     ### BEGIN HIDDEN TESTS
-    masked = lambda *x: rnn_sequence(*x, mask=HALF_MASK)
+    masked = partial(rnn_sequence, mask=HALF_MASK)
     check(passes(masked, *inputs), True, "a kept state passes its gradient on: did you add `kept`?")
-    bent = lambda *x: rnn_sequence(*x, nonlinearity="relu")
+    bent = partial(rnn_sequence, nonlinearity="relu")
     check(passes(bent, *inputs), True, "the slopes are those of the bend")
-    twice = lambda *x: tanh(rnn_sequence(*x))
-    check(
-        passes(twice, *inputs, order=2), True, "second derivatives: only operators and operations"
-    )
+    check(passes(rnn_sequence, *inputs, order=2), True, "only operators and operations: order 2")
     leaf = Tensor(np.zeros((1, 1, 1)), requires_grad=True)
     rnn_sequence(leaf, zeros(1, 1), zeros(1, 1), grad_clip=0.5).sum().backward()
     check(leaf.grad, [[[0.5]]], "grad_clip limits what reaches a state")
@@ -501,10 +497,8 @@ Now the explosion. With `relu`, whose slope is 1, and a matrix that stretches: *
 # %%
 weight = Tensor(np.abs(rotation(size, 1.0)) * 0.6)
 for limit in (None, 1.0):
-    run = lambda p, limit=limit: rnn_sequence(
-        p + 1, zeros(1, size), weight, nonlinearity="relu", grad_clip=limit
-    )
-    curve = gradient_by_step(run, size)
+    relus = partial(rnn_sequence, nonlinearity="relu", grad_clip=limit)
+    curve = gradient_by_step(lambda p, relus=relus: relus(p + 1, zeros(1, size), weight), size)
     print(f"grad_clip {limit}: first step {curve[0]:.1e}, last {curve[-1]:.1e}")
 
 # %% [markdown]
@@ -603,7 +597,7 @@ def lstm_sequence(projected, hidden, cell, weight_hh, mask=None, grad_clip=None)
     >>> out.shape
     (6, 5, 2, 3)
     """
-    steps, batch, size = len(projected), *hidden.shape
+    (batch, size), steps = hidden.shape, len(projected)
     out = np.empty((6, steps, batch, size), projected.dtype)
     slabs = _column_slabs(weight_hh)
     half = np.repeat(np.array([0.5, 0.5, 1, 0.5], out.dtype), size)
@@ -707,16 +701,19 @@ joint_vjp(lstm_sequence, lstm_rule)
 # %% nbgrader={"grade": true, "grade_id": "test-lstm-rule", "locked": true, "points": 12, "solution": false}
 def test_lstm_rule():
     inputs = random_inputs((3, 2, 8), (2, 2), (2, 2), (2, 8))
-    hidden_only = lambda *x: lstm_sequence(*x)[0]
-    check(passes(hidden_only, *inputs), True, "differences must agree, for the hidden states")
+    check(
+        passes(lambda *x: lstm_sequence(*x)[0], *inputs),
+        True,
+        "differences must agree, for the hidden states",
+    )
     check(passes(lstm_sequence, *inputs), True, "and for cells and gates: did you add g[2:, t]?")
     ### BEGIN HIDDEN TESTS
-    masked = lambda *x: lstm_sequence(*x, mask=HALF_MASK)[:2]
-    check(passes(masked, *inputs), True, "a kept state passes its gradient on: did you add `kept`?")
-    twice = lambda *x: tanh(lstm_sequence(*x)[0])
     check(
-        passes(twice, *inputs, order=2), True, "second derivatives: only operators and operations"
+        passes(lambda *x: lstm_sequence(*x, mask=HALF_MASK)[:2], *inputs),
+        True,
+        "a kept state passes its gradient on: did you add `kept`?",
     )
+    check(passes(lstm_sequence, *inputs, order=2), True, "only operators and operations: order 2")
     ### END HIDDEN TESTS
 
 
@@ -727,13 +724,18 @@ r"""
 Now repeat the measurement from the beginning. The forget gate's bias decides how open the road is: a bias of 0 gives $f = 0.5$, one of 4 gives 0.98. **Predict** both first-step gradients after 40 steps.
 """
 
+
 # %%
-for bias in (0.0, 4.0):
-    open_road = Tensor(np.repeat([0.0, bias, 0.0, 0.0], size))
-    lstm = lambda p, open_road=open_road: lstm_sequence(
-        p + open_road, zeros(1, size), zeros(1, size), zeros(size, 4 * size)
-    )[0]
-    curves[f"LSTM, forget bias {bias:.0f}"] = gradient_by_step(lstm, 4 * size)
+def lstm_states(projected, forget_bias):
+    """The hidden states of an LSTM whose gates see nothing but this bias and the input."""
+    bias = Tensor(np.repeat([0.0, forget_bias, 0.0, 0.0], size))
+    start = zeros(1, size)
+    return lstm_sequence(projected + bias, start, start, zeros(size, 4 * size))[0]
+
+
+for forget_bias in (0.0, 4.0):
+    states_of = partial(lstm_states, forget_bias=forget_bias)
+    curves[f"LSTM, forget bias {forget_bias:.0f}"] = gradient_by_step(states_of, 4 * size)
 for name, curve in curves.items():
     print(f"{name:22} first step / last step = {curve[0] / curve[-1]:.1e}")
 
@@ -817,7 +819,7 @@ def gru_sequence(projected, hidden, weight_hh, bias_hh=None, mask=None, grad_cli
     >>> gru_sequence(zeros(5, 2, 9), zeros(2, 3), zeros(3, 9)).shape
     (5, 5, 2, 3)
     """
-    steps, batch, size = len(projected), *hidden.shape
+    (batch, size), steps = hidden.shape, len(projected)
     out = np.empty((5, steps, batch, size), projected.dtype)
     slabs = _column_slabs(weight_hh)
     bias = 0 if bias_hh is None else bias_hh
@@ -940,10 +942,9 @@ def _add_weights(module: Any, gates: int, suffix: str, input_size: int) -> None:
         setattr(module, name + suffix, bound * (2 * rand(*shape) - 1) if is_there else None)
 
 
-def _project(x: Tensor, weight_ih: Tensor, *biases: Tensor | None) -> Tensor:
+def _project(x: Tensor, weight_ih: Tensor, *biases: Any) -> Tensor:
     """x @ weight_ih plus the biases, for all steps at once."""
-    bias = None if biases[0] is None else sum(biases[1:], start=biases[0])
-    return linear(x, weight_ih, bias)
+    return linear(x, weight_ih, None if biases[0] is None else sum(biases[1:], biases[0]))
 
 
 # %% nbgrader={"grade": false, "grade_id": "recurrent", "locked": true, "solution": false}
@@ -952,6 +953,7 @@ class Recurrent(Module):
     """What RNN, GRU and LSTM share: layers, directions, shapes, lengths."""
 
     gates: int
+    weight_hh_l0: Tensor
     state_names: tuple[str, ...] = ("h_0",)
 
     def __init__(
@@ -1056,7 +1058,12 @@ class Recurrent(Module):
         return mask[:, :, None]
 
     def _extra_repr(self) -> str:
-        shown = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        shown: dict[str, Any] = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+        }
         shown |= {"bidirectional": False, "nonlinearity": "tanh", "grad_clip": None}
         options = [
             f"{name}={getattr(self, name)}"
@@ -1069,13 +1076,14 @@ class Recurrent(Module):
 # %% nbgrader={"grade": false, "grade_id": "rnn", "locked": true, "solution": false}
 #| export
 class RNN(Recurrent):
-    """Layers of h = tanh(x @ weight_ih + bias_ih + h @ weight_hh + bias_hh), step by step (Elman 1990).
+    """Layers of h = tanh(x @ weight_ih + bias_ih + h @ weight_hh + bias_hh) (Elman 1990).
 
     forward(x, state=None, lengths=None): x (T, B, input_size), or (B, T, input_size) with
     `batch_first`, or (T, input_size) -> output (T, B, D H) of the last layer, final state
-    (num_layers D, B, H), D being 2 if `bidirectional`. Beyond `lengths[b]` outputs are 0 and the final
-    state is that of the last real step. `dropout` acts between layers, `grad_clip` on each state's
-    gradient. Names and start as in PyTorch, weights transposed: weight_ih_l0 (input_size, H), ...
+    (num_layers D, B, H), D being 2 if `bidirectional`. Beyond `lengths[b]` outputs are 0, and the
+    final state is that of the last real step. `dropout` acts between layers, `grad_clip` on each
+    state's gradient. Parameters have PyTorch's names and start, the weights are transposed:
+    weight_ih_l0 (input_size, H), weight_hh_l0 (H, H), bias_ih_l0, bias_hh_l0 (H,), ...
 
     >>> output, state = RNN(3, 5, num_layers=2)(zeros(7, 4, 3))
     >>> output.shape, state.shape
@@ -1126,8 +1134,8 @@ r"""
 class LSTM(Recurrent):
     """Layers of long short-term memory; options and shapes as of RNN.
 
-    forward(x, states=None, lengths=None) -> output, (final hidden, final cell). The columns of the
-    weights are the input, forget, new and output part, in this order: weight_ih_l0 (input_size, 4 H).
+    forward(x, states=None, lengths=None) -> output, (final hidden, final cell). The columns of
+    the weights are the input, forget, new and output part: weight_ih_l0 (input_size, 4 H).
 
     >>> output, (hidden, cell) = LSTM(3, 5, bidirectional=True)(zeros(7, 4, 3))
     >>> output.shape, hidden.shape, cell.shape
@@ -1382,9 +1390,8 @@ for name, took in (("one product", one), (f"{steps} products", many), (f"{steps}
 # %%
 for steps in (50, 100, 200):
     projected = zeros(steps, 16, 1024)
-    run = lambda projected=projected: lstm_sequence(
-        projected, zeros(16, 256), zeros(16, 256), zeros(256, 1024)
-    )
+    start = zeros(16, 256)
+    run = partial(lstm_sequence, projected, start, start, zeros(256, 1024))
     print(f"T = {steps:3}: {1e3 * seconds(run):5.1f} ms forward, {run().nbytes / 1e6:.1f} MB kept")
 
 # %% [markdown]

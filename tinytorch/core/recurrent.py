@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,10 +98,8 @@ def rnn_sequence(projected, hidden, weight_hh, mask=None, nonlinearity="tanh", g
     Where `mask` (T, B, 1) is False, a sequence is over and its state stays. `grad_clip` limits
     every number of the gradient that reaches a state to [-grad_clip, grad_clip], on its way back.
 
-    >>> rnn_sequence(Tensor([[[1.0]], [[1.0]]]), Tensor([[0.0]]), Tensor([[-1.0]]))
-    Tensor([[[0.7616]],
-    <BLANKLINE>
-            [[0.2341]]])
+    >>> rnn_sequence(Tensor([[[1.0]], [[1.0]]]), Tensor([[0.0]]), Tensor([[-1.0]])).flatten()
+    Tensor([0.7616, 0.234 ])
     """
     states = np.empty_like(projected)
     slabs, bend = _column_slabs(weight_hh), _BENDS[nonlinearity]
@@ -121,7 +119,7 @@ def _limited(gradient, grad_clip):
 
 # %% modules/21_recurrent/recurrent_dev.py #rule-parts
 def _parted(gradient, mask, t):
-    """The gradient of state t in two: what its own step gets, and what an earlier, kept one gets."""
+    """The gradient of state t in two: for its own step, and for the earlier state that was kept."""
     if mask is None:
         return gradient, 0
     return where(mask[t], gradient, 0), where(mask[t], 0, gradient)
@@ -139,7 +137,7 @@ def _along(parts):
 
 # %% modules/21_recurrent/recurrent_dev.py #rnn-rule
 def rnn_rule(g, out, projected, hidden, weight_hh, mask=None, nonlinearity="tanh", grad_clip=None):
-    """Backpropagation through time (Werbos 1990): the gradient of each state, the last one first."""
+    """Backpropagation through time (Werbos 1990): each state's gradient, the last one first."""
     slopes = 1 - out * out if nonlinearity == "tanh" else out > 0
     back = _row_slabs(weight_hh)
     later, found = 0, []
@@ -185,7 +183,7 @@ def lstm_sequence(projected, hidden, cell, weight_hh, mask=None, grad_clip=None)
     >>> out.shape
     (6, 5, 2, 3)
     """
-    steps, batch, size = len(projected), *hidden.shape
+    (batch, size), steps = hidden.shape, len(projected)
     out = np.empty((6, steps, batch, size), projected.dtype)
     slabs = _column_slabs(weight_hh)
     half = np.repeat(np.array([0.5, 0.5, 1, 0.5], out.dtype), size)
@@ -265,7 +263,7 @@ def gru_sequence(projected, hidden, weight_hh, bias_hh=None, mask=None, grad_cli
     >>> gru_sequence(zeros(5, 2, 9), zeros(2, 3), zeros(3, 9)).shape
     (5, 5, 2, 3)
     """
-    steps, batch, size = len(projected), *hidden.shape
+    (batch, size), steps = hidden.shape, len(projected)
     out = np.empty((5, steps, batch, size), projected.dtype)
     slabs = _column_slabs(weight_hh)
     bias = 0 if bias_hh is None else bias_hh
@@ -347,10 +345,9 @@ def _add_weights(module: Any, gates: int, suffix: str, input_size: int) -> None:
         setattr(module, name + suffix, bound * (2 * rand(*shape) - 1) if is_there else None)
 
 
-def _project(x: Tensor, weight_ih: Tensor, *biases: Tensor | None) -> Tensor:
+def _project(x: Tensor, weight_ih: Tensor, *biases: Any) -> Tensor:
     """x @ weight_ih plus the biases, for all steps at once."""
-    bias = None if biases[0] is None else sum(biases[1:], start=biases[0])
-    return linear(x, weight_ih, bias)
+    return linear(x, weight_ih, None if biases[0] is None else sum(biases[1:], biases[0]))
 
 
 # %% modules/21_recurrent/recurrent_dev.py #recurrent
@@ -358,6 +355,7 @@ class Recurrent(Module):
     """What RNN, GRU and LSTM share: layers, directions, shapes, lengths."""
 
     gates: int
+    weight_hh_l0: Tensor
     state_names: tuple[str, ...] = ("h_0",)
 
     def __init__(
@@ -462,7 +460,12 @@ class Recurrent(Module):
         return mask[:, :, None]
 
     def _extra_repr(self) -> str:
-        shown = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        shown: dict[str, Any] = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+        }
         shown |= {"bidirectional": False, "nonlinearity": "tanh", "grad_clip": None}
         options = [
             f"{name}={getattr(self, name)}"
@@ -474,13 +477,14 @@ class Recurrent(Module):
 
 # %% modules/21_recurrent/recurrent_dev.py #rnn
 class RNN(Recurrent):
-    """Layers of h = tanh(x @ weight_ih + bias_ih + h @ weight_hh + bias_hh), step by step (Elman 1990).
+    """Layers of h = tanh(x @ weight_ih + bias_ih + h @ weight_hh + bias_hh) (Elman 1990).
 
     forward(x, state=None, lengths=None): x (T, B, input_size), or (B, T, input_size) with
     `batch_first`, or (T, input_size) -> output (T, B, D H) of the last layer, final state
-    (num_layers D, B, H), D being 2 if `bidirectional`. Beyond `lengths[b]` outputs are 0 and the final
-    state is that of the last real step. `dropout` acts between layers, `grad_clip` on each state's
-    gradient. Names and start as in PyTorch, weights transposed: weight_ih_l0 (input_size, H), ...
+    (num_layers D, B, H), D being 2 if `bidirectional`. Beyond `lengths[b]` outputs are 0, and the
+    final state is that of the last real step. `dropout` acts between layers, `grad_clip` on each
+    state's gradient. Parameters have PyTorch's names and start, the weights are transposed:
+    weight_ih_l0 (input_size, H), weight_hh_l0 (H, H), bias_ih_l0, bias_hh_l0 (H,), ...
 
     >>> output, state = RNN(3, 5, num_layers=2)(zeros(7, 4, 3))
     >>> output.shape, state.shape
@@ -521,8 +525,8 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """Layers of long short-term memory; options and shapes as of RNN.
 
-    forward(x, states=None, lengths=None) -> output, (final hidden, final cell). The columns of the
-    weights are the input, forget, new and output part, in this order: weight_ih_l0 (input_size, 4 H).
+    forward(x, states=None, lengths=None) -> output, (final hidden, final cell). The columns of
+    the weights are the input, forget, new and output part: weight_ih_l0 (input_size, 4 H).
 
     >>> output, (hidden, cell) = LSTM(3, 5, bidirectional=True)(zeros(7, 4, 3))
     >>> output.shape, hidden.shape, cell.shape
