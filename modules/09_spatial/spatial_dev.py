@@ -816,7 +816,8 @@ For the kernel's cell $k$ and output channel $o$: $w_{o,k} = \sum_{n,l} y_{n,o,l
 def conv2d_weight(x, y, kernel_size, stride=1, padding=0, dilation=1, groups=1):
     """Results times the windows that they came from: a sum over all images, shaped as kernels.
 
-    (N, C, H, W), (N, O, OH, OW) -> (O, C/groups, KH, KW). It is the gradient of conv2d by its weight, `y` being the gradient of the result.
+    (N, C, H, W), (N, O, OH, OW) -> (O, C/groups, KH, KW). It is the gradient of conv2d by its
+    weight, `y` being the gradient of the result.
 
     >>> conv2d_weight(Tensor([[[[1, 2, 3]]]]), Tensor([[[[1, 10]]]]), kernel_size=(1, 2))
     Tensor([[[[21., 32.]]]])
@@ -922,6 +923,13 @@ class _Convolution(Module):
 
     weight: Tensor
     bias: Tensor | None
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel_size: Any
+    stride: Any
+    padding: Any
+    dilation: Any
 
     def _settle(self, weight_shape: tuple[int, ...], bias: bool, **settings: Any) -> None:
         """Check and keep the settings, draw the kernels."""
@@ -1020,6 +1028,8 @@ class ConvTranspose2d(_Convolution):
     >>> ConvTranspose2d(16, 3, 2, stride=2)(Tensor(np.zeros((2, 16, 8, 8)))).shape
     (2, 3, 16, 16)
     """
+
+    output_padding: tuple[int, int]
 
     def __init__(
         self,
