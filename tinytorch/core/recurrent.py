@@ -392,7 +392,7 @@ class Recurrent(Module):
 
     def _run(self, x: Tensor, given: Sequence[Tensor] | None, lengths: Sequence[int] | None) -> Any:
         """Outputs and final states, in the shapes of `x`: batched or not, batch first or not."""
-        self._check(x)
+        self._check(x, given)
         batched = x.ndim == 3
         if not batched:
             x = x.unsqueeze(1)
@@ -429,7 +429,11 @@ class Recurrent(Module):
         x = x if mask is None else where(mask, x, 0)
         return x, [stack([last[k] for last in finals]) for k in range(len(states))]
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, given: Sequence[Tensor] | None) -> None:
+        names = self.state_names
+        if given is not None and (isinstance(given, Tensor) or len(given) != len(names)):
+            wanted = f"{len(names)} states, {' and '.join(names)}"
+            raise ValueError(f"{type(self).__name__}: expected {wanted}, got {given!r:.60}")
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             order = "(B, T, " if self.batch_first else "(T, B, "
             raise ValueError(
