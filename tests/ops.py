@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import tinytorch
-from tinytorch.core import activations, layers, losses, spatial, tensor
+from tinytorch.core import activations, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.optimization import quantization
+from tinytorch.text import embeddings
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def samples() -> Iterator[Sample]:
     yield from matrices()
     yield from of_networks()
     yield from of_images()
+    yield from of_sequences()
     yield from integers()
+    yield from of_texts()
 
 
 def arithmetic() -> Iterator[Sample]:
@@ -394,10 +397,10 @@ def of_images() -> Iterator[Sample]:
     x, y, weight = normal(2, 4, 3, 3), normal(2, 2, 2, 2), normal(2, 2, 2, 2)
     hands = {"groups": 2}
     yield Sample(spatial.conv2d, (x, weight), correlated, functional("conv2d"), hands)
-    word = functional("conv_transpose2d")
+    word = functional("conv_transpose2d", without=("size",))
     yield Sample(spatial.conv_transpose2d, (y, weight), spread, word, {"size": None, **hands})
     yield Sample(spatial.conv2d_weight, (x, y), weighed, None, {"kernel_size": 2, **hands})
-    yield Sample(spatial.conv2d, (x, weight[:0]), correlated, functional("conv2d"), hands)
+    yield Sample(spatial.conv2d, (x[:0], weight), correlated, functional("conv2d"), hands)
     yield from poolings()
 
 
@@ -492,6 +495,54 @@ def torch_batch_norm(x, weight=None, bias=None, eps=1e-5):
     return function(x, None, None, weight, bias, training=True, eps=eps)
 
 
+def of_sequences() -> Iterator[Sample]:
+    """Two sequences of three steps; a mask ends the second after one, or begins it so late."""
+    mask = np.array([[True, True], [True, False], [True, False]])[:, :, None]
+    for params in ({}, {"mask": mask}, {"nonlinearity": "relu"}):
+        inputs = (normal(3, 2, 2), normal(2, 2), normal(2, 2))
+        yield Sample(recurrent.rnn_sequence, inputs, rnn_in_numpy, None, params)
+    for params in ({}, {"mask": mask[::-1]}):
+        inputs = (normal(3, 2, 8), normal(2, 2), normal(2, 2), normal(2, 8))
+        yield Sample(recurrent.lstm_sequence, inputs, lstm_in_numpy, None, params)
+        for bias in [(), (normal(6),)]:
+            inputs = (normal(3, 2, 6), normal(2, 2), normal(2, 6), *bias)
+            yield Sample(recurrent.gru_sequence, inputs, gru_in_numpy, None, params)
+
+
+def rnn_in_numpy(projected, h, weight, mask=None, nonlinearity="tanh"):
+    bend = np.tanh if nonlinearity == "tanh" else lambda x: x * (x > 0)
+    states = []
+    for t, p in enumerate(projected):
+        h = np.where(True if mask is None else mask[t], bend(p + h @ weight), h)
+        states.append(h)
+    return np.array(states)
+
+
+def lstm_in_numpy(projected, h, c, weight, mask=None):
+    parts = []
+    for t, p in enumerate(projected):
+        live = True if mask is None else mask[t]
+        sums = np.split(p + h @ weight, 4, axis=-1)
+        i, f, o = (1 / (1 + np.exp(-sums[k])) for k in (0, 1, 3))
+        n = np.tanh(sums[2])
+        after = f * c + i * n
+        h, c = np.where(live, o * np.tanh(after), h), np.where(live, after, c)
+        parts.append([h, c, i, f, n, o])
+    return np.array(parts).swapaxes(0, 1)
+
+
+def gru_in_numpy(projected, h, weight, bias=0.0, mask=None):
+    parts = []
+    for t, p in enumerate(projected):
+        memory = np.split(h @ weight + bias, 3, axis=-1)
+        p = np.split(p, 3, axis=-1)
+        r, z = (1 / (1 + np.exp(-p[k] - memory[k])) for k in (0, 1))
+        n = np.tanh(p[2] + r * memory[2])
+        h = np.where(True if mask is None else mask[t], (1 - z) * n + z * h, h)
+        parts.append([h, r, z, n, memory[2]])
+    return np.array(parts).swapaxes(0, 1)
+
+
 def integers() -> Iterator[Sample]:
     x, weight = (random.integers(-128, 128, shape).astype(np.int8) for shape in ((4, 3), (3, 2)))
 
@@ -500,6 +551,33 @@ def integers() -> Iterator[Sample]:
 
     params = {"scale": 0.5, "x_zero_point": 3, "weight_zero_point": -2}
     yield constant(quantization.int8_linear, (x, weight), formula, None, params)
+
+
+def of_texts() -> Iterator[Sample]:
+    def rows(ids, weight, padding_idx=None):
+        return np.eye(len(weight))[ids] @ weight  # one-hot vectors
+
+    def torch_rows(ids, weight, **params):
+        ids = torch_of(weight).tensor(ids)
+        return torch_of(weight).nn.functional.embedding(ids, weight, **params)
+
+    def added(rows, ids, count):
+        return np.einsum("...d,...v->vd", rows, np.eye(count)[ids])
+
+    def turned(x, cos, sin):
+        first, second = np.split(x, 2, axis=-1)
+        z = (first + 1j * second) * (cos + 1j * sin)
+        return np.concatenate([z.real, z.imag], axis=-1)
+
+    weight = normal(4, 3)
+    for ids in ([2, 0, 2], [[1, 1], [3, 0]], 3, np.zeros((2, 0), int)):
+        ids = np.array(ids)
+        yield Sample(embeddings.embedding, (ids, weight), rows, torch_rows)
+        inputs = normal(*ids.shape, 3), ids
+        yield Sample(embeddings.scatter_rows, inputs, added, None, {"count": 4})
+    for shape, angles in [((4,), (2,)), ((2, 3, 4), (3, 2)), ((0, 2), (1,))]:
+        inputs = normal(*shape), normal(*angles), normal(*angles)
+        yield Sample(embeddings.rotate_pairs, inputs, turned)
 
 
 # --- PyTorch's words; torch itself is found from its tensors, so that nothing here imports it ---
