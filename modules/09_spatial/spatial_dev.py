@@ -391,7 +391,7 @@ Write each window as a **column**. A kernel, written as a row, then meets all wi
 
 ### Exercise: unfold
 
-`grid` and the windows are there: copy them into columns of shape (N, C KH KW, OH OW). `.reshape` copies when it must. One worked number: a 2 x 3 image has two 2 x 2 windows; the first column is 1, 2, 4, 5 for the image `[[1, 2, 3], [4, 5, 6]]`.
+`grid` and the windows are there: copy them, and give the copy the shape (N, C KH KW, OH OW). One worked number: a 2 x 3 image has two 2 x 2 windows; the first column is 1, 2, 4, 5 for the image `[[1, 2, 3], [4, 5, 6]]`.
 """
 
 
@@ -418,7 +418,7 @@ def unfold(x, kernel_size, stride=1, padding=0, dilation=1):
     windows = _padded(x, grid)[1]
     ### BEGIN SOLUTION
     rows, places = x.shape[1] * math.prod(grid.kernel), math.prod(grid.out)
-    return windows.reshape(len(x), rows, places)
+    return windows.copy().reshape(len(x), rows, places)
     ### END SOLUTION
 
 
@@ -666,10 +666,15 @@ r"""
 
 # %% nbgrader={"grade": false, "grade_id": "conv2d", "locked": true, "schema_version": 3, "solution": false, "task": false}
 #| export
-def _kernel_rows(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
-    """Kernels as rows, (G, O/G, C/G KH KW); ValueError unless they fit an input of `channels`."""
+def _kernel_size(weight: np.ndarray) -> tuple[int, ...]:
+    """KH, KW; ValueError unless the weight holds kernels."""
     if weight.ndim != 4:
         raise ValueError(f"expected a weight of shape (O, C / groups, KH, KW), got {weight.shape}")
+    return weight.shape[2:]
+
+
+def _kernel_rows(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
+    """Kernels as rows, (G, O/G, C/G KH KW); ValueError unless they fit an input of `channels`."""
     if groups < 1 or channels % groups or weight.shape[0] % groups:
         raise ValueError(
             f"groups {groups} must divide the channels of both sides, {channels} and {len(weight)}"
@@ -704,7 +709,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Tensor([[[[21.5, 32.5],
               [54.5, 65.5]]]])
     """
-    grid = _grid_of(x, weight.shape[2:], stride, padding, dilation)
+    grid = _grid_of(x, _kernel_size(weight), stride, padding, dilation)
     rows = _kernel_rows(weight, x.shape[1], groups)
     return _with_bias(_correlate(x, rows, grid), bias)
 
@@ -777,11 +782,12 @@ def conv_transpose2d(y, weight, bias=None, stride=1, padding=0, dilation=1, grou
     """
     if y.ndim != 4:
         raise ValueError(f"expected images of shape (N, C, H, W), got {y.shape}")
-    if weight.ndim != 4 or weight.shape[0] != y.shape[1]:
+    kernel = _kernel_size(weight)
+    if len(weight) != y.shape[1]:
         raise ValueError(f"y with {y.shape[1]} channels doesn't fit weight {weight.shape}")
     if size is None:
-        size = _smallest_size(y.shape[2:], weight.shape[2:], stride, padding, dilation)
-    grid = _grid(size, weight.shape[2:], stride, padding, dilation)
+        size = _smallest_size(y.shape[2:], kernel, stride, padding, dilation)
+    grid = _grid(size, kernel, stride, padding, dilation)
     if grid.out != y.shape[2:]:
         raise ValueError(f"images of size {grid.size} have {grid.out} windows, y {y.shape[2:]}")
     rows = _kernel_rows(weight, weight.shape[1] * groups, groups)
@@ -823,6 +829,8 @@ def conv2d_weight(x, y, kernel_size, stride=1, padding=0, dilation=1, groups=1):
     Tensor([[[[21., 32.]]]])
     """
     grid = _grid_of(x, kernel_size, stride, padding, dilation)
+    if y.ndim != 4 or y.shape[2:] != grid.out:
+        raise ValueError(f"x of {x.shape} has {grid.out} windows, y is {y.shape}")
     channels, outputs = x.shape[1] // groups, y.shape[1]
     room = _Room(len(x), x.shape[1], grid, x.dtype)
     cells = channels * math.prod(grid.kernel)
@@ -1058,6 +1066,10 @@ class ConvTranspose2d(_Convolution):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(
+                f"ConvTranspose2d: expected images of shape (N, C, H, W), got {x.shape}"
+            )
         how = dict(stride=self.stride, padding=self.padding, dilation=self.dilation)
         smallest = _smallest_size(x.shape[2:], self.kernel_size, **how)
         size = tuple(n + extra for n, extra in zip(smallest, self.output_padding, strict=True))
@@ -1458,7 +1470,7 @@ class _BatchNorm(Module):
     bias: Tensor | None
     running_mean: Tensor
     running_var: Tensor
-    ndims: tuple[int, ...]  # of the inputs that a subclass takes
+    shapes: tuple[str, ...]  # that a subclass takes: what follows (N, C
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
@@ -1474,9 +1486,10 @@ class _BatchNorm(Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         name = type(self).__name__
-        if x.ndim not in self.ndims or x.shape[1] != self.num_features:
-            shapes = " or ".join(f"(N, {self.num_features}{', ...' * (n > 2)})" for n in self.ndims)
-            raise ValueError(f"{name}: expected {shapes} with {self.ndims} axes, got {x.shape}")
+        ndims = [2 + shape.count(",") for shape in self.shapes]
+        if x.ndim not in ndims or x.shape[1] != self.num_features:
+            expected = " or ".join(f"(N, {self.num_features}{shape})" for shape in self.shapes)
+            raise ValueError(f"{name}: expected {expected}, got {x.shape}")
         if not self.training:
             scale = (self.running_var + self.eps) ** -0.5
             scale = scale if self.weight is None else scale * self.weight
@@ -1502,7 +1515,7 @@ class BatchNorm2d(_BatchNorm):
     True
     """
 
-    ndims = (4,)
+    shapes = (", H, W",)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalised(x)
@@ -1515,7 +1528,7 @@ class BatchNorm1d(_BatchNorm):
     (1, 2)
     """
 
-    ndims = (2, 3)
+    shapes = ("", ", L")
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalised(x)

@@ -154,7 +154,7 @@ def unfold(x, kernel_size, stride=1, padding=0, dilation=1):
     grid = _grid_of(x, kernel_size, stride, padding, dilation)
     windows = _padded(x, grid)[1]
     rows, places = x.shape[1] * math.prod(grid.kernel), math.prod(grid.out)
-    return windows.reshape(len(x), rows, places)
+    return windows.copy().reshape(len(x), rows, places)
 
 
 # %% modules/09_spatial/spatial_dev.py #fold
@@ -250,10 +250,15 @@ def _correlate(x: np.ndarray, rows: np.ndarray, grid: _Grid) -> np.ndarray:
 
 
 # %% modules/09_spatial/spatial_dev.py #conv2d
-def _kernel_rows(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
-    """Kernels as rows, (G, O/G, C/G KH KW); ValueError unless they fit an input of `channels`."""
+def _kernel_size(weight: np.ndarray) -> tuple[int, ...]:
+    """KH, KW; ValueError unless the weight holds kernels."""
     if weight.ndim != 4:
         raise ValueError(f"expected a weight of shape (O, C / groups, KH, KW), got {weight.shape}")
+    return weight.shape[2:]
+
+
+def _kernel_rows(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
+    """Kernels as rows, (G, O/G, C/G KH KW); ValueError unless they fit an input of `channels`."""
     if groups < 1 or channels % groups or weight.shape[0] % groups:
         raise ValueError(
             f"groups {groups} must divide the channels of both sides, {channels} and {len(weight)}"
@@ -288,7 +293,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Tensor([[[[21.5, 32.5],
               [54.5, 65.5]]]])
     """
-    grid = _grid_of(x, weight.shape[2:], stride, padding, dilation)
+    grid = _grid_of(x, _kernel_size(weight), stride, padding, dilation)
     rows = _kernel_rows(weight, x.shape[1], groups)
     return _with_bias(_correlate(x, rows, grid), bias)
 
@@ -334,11 +339,12 @@ def conv_transpose2d(y, weight, bias=None, stride=1, padding=0, dilation=1, grou
     """
     if y.ndim != 4:
         raise ValueError(f"expected images of shape (N, C, H, W), got {y.shape}")
-    if weight.ndim != 4 or weight.shape[0] != y.shape[1]:
+    kernel = _kernel_size(weight)
+    if len(weight) != y.shape[1]:
         raise ValueError(f"y with {y.shape[1]} channels doesn't fit weight {weight.shape}")
     if size is None:
-        size = _smallest_size(y.shape[2:], weight.shape[2:], stride, padding, dilation)
-    grid = _grid(size, weight.shape[2:], stride, padding, dilation)
+        size = _smallest_size(y.shape[2:], kernel, stride, padding, dilation)
+    grid = _grid(size, kernel, stride, padding, dilation)
     if grid.out != y.shape[2:]:
         raise ValueError(f"images of size {grid.size} have {grid.out} windows, y {y.shape[2:]}")
     rows = _kernel_rows(weight, weight.shape[1] * groups, groups)
@@ -370,6 +376,8 @@ def conv2d_weight(x, y, kernel_size, stride=1, padding=0, dilation=1, groups=1):
     Tensor([[[[21., 32.]]]])
     """
     grid = _grid_of(x, kernel_size, stride, padding, dilation)
+    if y.ndim != 4 or y.shape[2:] != grid.out:
+        raise ValueError(f"x of {x.shape} has {grid.out} windows, y is {y.shape}")
     channels, outputs = x.shape[1] // groups, y.shape[1]
     room = _Room(len(x), x.shape[1], grid, x.dtype)
     cells = channels * math.prod(grid.kernel)
@@ -543,6 +551,10 @@ class ConvTranspose2d(_Convolution):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(
+                f"ConvTranspose2d: expected images of shape (N, C, H, W), got {x.shape}"
+            )
         how = dict(stride=self.stride, padding=self.padding, dilation=self.dilation)
         smallest = _smallest_size(x.shape[2:], self.kernel_size, **how)
         size = tuple(n + extra for n, extra in zip(smallest, self.output_padding, strict=True))
@@ -794,7 +806,7 @@ class _BatchNorm(Module):
     bias: Tensor | None
     running_mean: Tensor
     running_var: Tensor
-    ndims: tuple[int, ...]  # of the inputs that a subclass takes
+    shapes: tuple[str, ...]  # that a subclass takes: what follows (N, C
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
@@ -810,9 +822,10 @@ class _BatchNorm(Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         name = type(self).__name__
-        if x.ndim not in self.ndims or x.shape[1] != self.num_features:
-            shapes = " or ".join(f"(N, {self.num_features}{', ...' * (n > 2)})" for n in self.ndims)
-            raise ValueError(f"{name}: expected {shapes} with {self.ndims} axes, got {x.shape}")
+        ndims = [2 + shape.count(",") for shape in self.shapes]
+        if x.ndim not in ndims or x.shape[1] != self.num_features:
+            expected = " or ".join(f"(N, {self.num_features}{shape})" for shape in self.shapes)
+            raise ValueError(f"{name}: expected {expected}, got {x.shape}")
         if not self.training:
             scale = (self.running_var + self.eps) ** -0.5
             scale = scale if self.weight is None else scale * self.weight
@@ -838,7 +851,7 @@ class BatchNorm2d(_BatchNorm):
     True
     """
 
-    ndims = (4,)
+    shapes = (", H, W",)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalised(x)
@@ -851,7 +864,7 @@ class BatchNorm1d(_BatchNorm):
     (1, 2)
     """
 
-    ndims = (2, 3)
+    shapes = ("", ", L")
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalised(x)
