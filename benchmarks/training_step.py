@@ -131,7 +131,7 @@ def resnet(library):
         library.ReLU(),
         Block(16, 16, 1),
         Block(16, 32, 2),
-        library.AvgPool2d(16),
+        library.AdaptiveAvgPool2d(1),
         library.Flatten(),
         library.Linear(32, 10),
     )
