@@ -562,7 +562,8 @@ def of_texts() -> Iterator[Sample]:
         return torch_of(weight).nn.functional.embedding(ids, weight, **params)
 
     def added(rows, ids, count):
-        return np.einsum("...d,...v->vd", rows, np.eye(count)[ids])
+        one_hot = np.eye(count)[ids].reshape(-1, count)
+        return one_hot.T @ rows.reshape(-1, rows.shape[-1])
 
     def turned(x, cos, sin):
         first, second = np.split(x, 2, axis=-1)

@@ -35,6 +35,14 @@ from tinytorch.core.spatial import (
     Upsample,
 )
 from tinytorch.optimization.quantization import QuantizedLinear
+from tinytorch.text.embeddings import (
+    Embedding,
+    EmbeddingLayer,
+    LearnedPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+    TiedLinear,
+)
 
 __all__ = [
     "GELU",
@@ -52,6 +60,8 @@ __all__ = [
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
+    "EmbeddingLayer",
     "Flatten",
     "GRUCell",
     "GlobalAvgPool2d",
@@ -62,6 +72,7 @@ __all__ = [
     "L1Loss",
     "LSTMCell",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "MSELoss",
@@ -71,10 +82,13 @@ __all__ = [
     "QuantizedLinear",
     "RNNCell",
     "ReLU",
+    "RotaryPositions",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Tanh",
+    "TiedLinear",
     "Upsample",
 ]
