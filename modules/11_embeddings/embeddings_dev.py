@@ -96,7 +96,7 @@ with $V$ tokens and $D$ numbers for each. So take the row, and leave the zeros. 
 
 NumPy would take id -1 for the last row, without a word. An id that doesn't exist is a bug somewhere else, and it should be heard of here.
 
-**Exercise 1 (8 points).** Write `checked_ids`: the ids as an array of integers, if they are all from 0 to `count - 1`. Otherwise raise an `IndexError` that names the first wrong id. Whole floats will do (`as_index` turns an array of them into integers, and refuses others); booleans raise a `TypeError`.
+**Exercise 1 (6 points).** Write `checked_ids`: the ids as an array of integers, if they are all from 0 to `count - 1`. Otherwise raise an `IndexError` that names the first wrong id. Whole floats will do (`as_index` turns an array of them into integers, and refuses others); booleans raise a `TypeError`.
 """
 
 
@@ -119,7 +119,7 @@ def checked_ids(ids: Any, count: int) -> np.ndarray:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-checked-ids", "locked": true, "points": 8, "solution": false}
+# %% nbgrader={"grade": true, "grade_id": "test-checked-ids", "locked": true, "points": 6, "solution": false}
 def test_checked_ids():
     check(checked_ids([[2.0, 0.0]], 3), np.array([[2, 0]]), "whole floats become integers")
     with check_raises(IndexError, "3", "with 3 tokens, the last id is 2"):
@@ -156,7 +156,7 @@ The 1 is lost: NumPy computes `table[ids] + g` first and writes after that, so t
 
 `np.add.at(table, ids, g)` adds each of them. It has a fast path for tables with **one** axis: number $j$ of row $i$ is number $iD + j$ of the flat table.
 
-**Exercise 2 (12 points).** Write `scatter_rows`: zeros of shape `(count, D)`, in the dtype of `rows`, to which each of the rows `(..., D)` is added at its id. For the rows above and the ids `[2, 0, 2]`, it gives `[[10, 10], [0, 0], [101, 101]]`.
+**Exercise 2 (10 points).** Write `scatter_rows`: zeros of shape `(count, D)`, in the dtype of `rows`, to which each of the rows `(..., D)` is added at its id. For the rows above and the ids `[2, 0, 2]`, it gives `[[10, 10], [0, 0], [101, 101]]`.
 
 <details><summary>Hint</summary>
 
@@ -186,7 +186,7 @@ def scatter_rows(rows, ids, count):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-scatter-rows", "locked": true, "points": 12, "solution": false}
+# %% nbgrader={"grade": true, "grade_id": "test-scatter-rows", "locked": true, "points": 10, "solution": false}
 def test_scatter_rows():
     rows = Tensor([[1, 2], [10, 20], [100, 200]])
     out = scatter_rows(rows, np.array([2, 0, 2]), count=3)
@@ -403,7 +403,7 @@ The simplest: a second table, with a vector for each position, added to the toke
 
 When a network writes a text, it gets one token at a time, and the next one stands at position `start`, not at 0. So all our layers take a `start`.
 
-**Exercise 6 (8 points).** Write `rows_at`: the rows of `table` `(max_seq_len, D)` for the positions of `x` `(..., T, D)`, which begin at `start`: shape `(T, D)`. Raise a `ValueError` if the text goes beyond the table (say which positions were asked for), if `start` is negative, or if `x` and the table differ in `D`. `LearnedPositions`, beneath it, is given.
+**Exercise 6 (6 points).** Write `rows_at`: the rows of `table` `(max_seq_len, D)` for the positions of `x` `(..., T, D)`, which begin at `start`: shape `(T, D)`. Raise a `ValueError` if the text goes beyond the table (say which positions were asked for), if `start` is negative, or if `x` and the table differ in `D`. `LearnedPositions`, beneath it, is given.
 """
 
 
@@ -456,7 +456,7 @@ class LearnedPositions(Module):
         return f"max_seq_len={self.weight.shape[0]}, embed_dim={self.weight.shape[1]}"
 
 
-# %% nbgrader={"grade": true, "grade_id": "test-rows-at", "locked": true, "points": 8, "solution": false}
+# %% nbgrader={"grade": true, "grade_id": "test-rows-at", "locked": true, "points": 6, "solution": false}
 def test_rows_at():
     table = Tensor([[0, 0], [1, 1], [2, 2], [3, 3]])
     x = Tensor([[5, 5], [6, 6]])
@@ -511,7 +511,7 @@ def sinusoidal_positions(length: int, dim: int, base: float = 10_000.0) -> Tenso
 
     >>> sinusoidal_positions(2, 4)
     Tensor([[0.    , 1.    , 0.    , 1.    ],
-            [0.8415, 0.5403, 0.01  , 1.    ]])
+            [0.8415, 0.5403, 0.01  , 0.9999]])
     """
     _check_sizes("sinusoidal_positions", dim)
     ### BEGIN SOLUTION
@@ -828,8 +828,8 @@ class TiedLinear(Module):
 
     >>> tokens = Embedding(100, 16)
     >>> head = TiedLinear(tokens)
-    >>> head(tokens(Tensor([5, 6]))).shape, len(Sequential(tokens, head).parameters())
-    ((2, 100), 1)
+    >>> head(tokens(Tensor([5, 6]))).shape, head.parameters()[0] is tokens.weight
+    ((2, 100), True)
     """
 
     def __init__(self, embedding: Embedding):

@@ -78,14 +78,14 @@ WRONG = [
     Wrong(
         "embedding-rule",
         "each row learns from its first place alone",
-        """first = {int(number): place for place, number in reversed(list(enumerate(np.ravel(ids))))}
-keep = np.isin(np.arange(np.size(ids)), list(first.values())).reshape(np.shape(ids))
+        """places = np.unique(ids, return_index=True)[1]
+keep = np.isin(np.arange(np.size(ids)), places).reshape(np.shape(ids))
 return scatter_rows(g * keep[..., None], ids, count=weight.shape[0])""",
         loses=["test-embedding-rule"],
     ),
     Wrong(
         "embedding-layer",
-        "numbers from 0 to 1",
+        "numbers that are never negative",
         change=(
             "randn(num_embeddings, embedding_dim)",
             "abs(randn(num_embeddings, embedding_dim))",
@@ -106,8 +106,8 @@ return scatter_rows(g * keep[..., None], ids, count=weight.shape[0])""",
     ),
     Wrong(
         "embedding-layer",
-        "takes padding 0 for no padding",
-        change=("if padding_idx is not None:\n        weight", "if padding_idx:\n        weight"),
+        "padding 0 starts anywhere",
+        change=("if padding_idx is not None:", "if padding_idx:"),
         loses=["test-embedding-layer"],
     ),
     Wrong(

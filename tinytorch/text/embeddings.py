@@ -211,7 +211,7 @@ def sinusoidal_positions(length: int, dim: int, base: float = 10_000.0) -> Tenso
 
     >>> sinusoidal_positions(2, 4)
     Tensor([[0.    , 1.    , 0.    , 1.    ],
-            [0.8415, 0.5403, 0.01  , 1.    ]])
+            [0.8415, 0.5403, 0.01  , 0.9999]])
     """
     _check_sizes("sinusoidal_positions", dim)
     pairs = (dim + 1) // 2
@@ -364,8 +364,8 @@ class TiedLinear(Module):
 
     >>> tokens = Embedding(100, 16)
     >>> head = TiedLinear(tokens)
-    >>> head(tokens(Tensor([5, 6]))).shape, len(Sequential(tokens, head).parameters())
-    ((2, 100), 1)
+    >>> head(tokens(Tensor([5, 6]))).shape, head.parameters()[0] is tokens.weight
+    ((2, 100), True)
     """
 
     def __init__(self, embedding: Embedding):
