@@ -1691,3 +1691,184 @@ class Upsample(Module):
     def _extra_repr(self) -> str:
         wanted = f"scale_factor={self.scale_factor}" if self.size is None else f"size={self.size}"
         return f"{wanted}, mode={self.mode!r}"
+
+
+# %% [markdown]
+r"""
+## Put together: digits, moved
+
+The same digits, the same optimizer, the same number of epochs as at the start; **predict** the two accuracies at a shift of one pixel, then run.
+"""
+
+# %%
+manual_seed(0)
+cnn = Sequential(
+    Conv2d(1, 12, 3, padding="same", bias=False),
+    BatchNorm2d(12),
+    ReLU(),
+    Conv2d(12, 24, 3, padding="same", bias=False),
+    BatchNorm2d(24),
+    ReLU(),
+    MaxPool2d(2),
+    Conv2d(24, 24, 3, padding="same"),
+    ReLU(),
+    GlobalAvgPool2d(),
+    Linear(24, 10),
+)
+trainer, cnn_scores = train_on_digits(cnn)
+print(
+    "weights:", sum(p.size for p in mlp.parameters()), "and", sum(p.size for p in cnn.parameters())
+)
+for pixels in cnn_scores:
+    print(f"moved by {pixels:2}: MLP {mlp_scores[pixels]:.3f}, CNN {cnn_scores[pixels]:.3f}")
+
+# %%
+if plt is not None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+    left.plot(mlp_scores.keys(), mlp_scores.values(), "k--o", label="MLP")
+    left.plot(cnn_scores.keys(), cnn_scores.values(), "k-s", label="CNN")
+    left.set(title="Test images moved sideways", xlabel="pixels", ylabel="accuracy (share right)")
+    left.legend()
+    right.plot(trainer.history["train_loss"], "k.-")
+    right.set(title="Training the CNN", xlabel="epoch", ylabel="loss (nats)", yscale="log")
+    plt.show()
+
+# %% [markdown]
+r"""
+What does it look for? Each of the first layer's kernels answers where the image looks like it. Below: a digit, and what four kernels see.
+"""
+
+# %%
+digit = np.asarray(Digits(train=False).images)[:1]
+with no_grad():
+    seen = cnn[:3](Tensor(digit)).numpy()[0]
+print(
+    "the layer's answers:", seen.shape, "the share that is above zero:", round((seen > 0).mean(), 2)
+)
+if plt is not None:
+    figure, axes = plt.subplots(1, 5, figsize=(9, 2))
+    pictures = [digit[0, 0], *seen[:4]]
+    names = ["the digit", *(f"kernel {k}" for k in range(4))]
+    for axis, picture, name in zip(axes, pictures, names, strict=True):
+        axis.imshow(picture, cmap="gray_r")
+        axis.set(title=name, xlabel="column (pixels)", ylabel="row (pixels)")
+    plt.tight_layout()
+    plt.show()
+
+# %% [markdown]
+r"""
+## Systems: what a convolution costs
+
+Four ways to the same numbers: loops (for one image, then scaled up), one matrix product with all columns, and ours in blocks; beside them a plain product of matrices of the same size, the limit that no convolution by products can beat.
+"""
+
+
+# %%
+def ways(channels, size, images=16):
+    """GFLOP/s of a 3 x 3 convolution, with equal channels in and out, in three ways."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((images, channels, size, size), dtype=np.float32)
+    weight = random.standard_normal((channels, channels, 3, 3), dtype=np.float32)
+    rows = weight.reshape(channels, -1)
+    columns = unfold(x[:1], kernel_size=3, padding=1)[0]
+    flops = 2 * x.size * rows.shape[1]
+    yield seconds(lambda: rows @ unfold(x, kernel_size=3, padding=1)), flops
+    yield seconds(lambda: conv2d(x, weight, padding=1)), flops
+    yield seconds(lambda: rows @ columns), flops / images
+
+
+print("channels   size    all columns         blocks   product alone   (GFLOP/s)")
+for channels, size in ((4, 64), (16, 32), (64, 16)):
+    speeds = [flops / time_taken / 1e9 for time_taken, flops in ways(channels, size)]
+    print(f"{channels:8} {size:6} " + " ".join(f"{speed:14.1f}" for speed in speeds))
+
+# %% [markdown]
+r"""
+With few channels the copying dominates: each pixel is copied nine times and then used for only a few multiplications. With many channels the product dominates, and its speed is that of your BLAS. The ratio of arithmetic to bytes moved decides; you will meet it again.
+
+PyTorch's `torch.nn.functional.conv2d` makes no columns at all: oneDNN reads windows straight from the image into registers, with code generated for the shape at hand. That needs a compiler; what NumPy can do without one is what you have built.
+
+How long a whole training step takes beside PyTorch is measured by `benchmarks/training_step.py`.
+
+And the memory:
+"""
+
+# %%
+for channels, size in ((3, 224), (64, 56), (512, 7)):
+    image_bytes = 4 * 32 * channels * size * size
+    print(
+        f"32 images of {channels} x {size} x {size}: {image_bytes / 1e6:6.1f} MB, "
+        f"3 x 3 columns {9 * image_bytes / 1e6:6.1f} MB, blocks {4 * BLOCK / 1e6:.1f} MB"
+    )
+
+# %% [markdown]
+r"""
+## Questions
+
+Work them out on paper; a sentence or two each, with the numbers.
+
+**1.** A layer `Conv2d(64, 128, 3, padding=1)` sees images of 64 x 56 x 56. How many weights does it have, and how many multiplications does it take for one image? How many weights would a `Linear` from all inputs to all outputs need?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-costs", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
+r"""
+Weights: 128 * 64 * 9 = 73,728, and 128 biases. Each of the 128 * 56 * 56 = 401,408 results takes 64 * 9 = 576 multiplications: 231 million. A Linear would have 200,704 inputs times 401,408 outputs, 80.6 thousand million weights: 322 GB in float32.
+"""
+
+# %% [markdown]
+r"""
+**2.** Two 3 x 3 convolutions, one after the other, or one 5 x 5: how large is the window of the image that a result sees in each case? How many weights have they, with C channels throughout? What else do two layers have that one hasn't?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-stack", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
+r"""
+Both see 5 x 5 pixels: the second 3 x 3 reaches one further on each side. Two layers have 2 * 9 C^2 = 18 C^2 weights, the 5 x 5 has 25 C^2. And a bend (ReLU) between them, so that two layers can compute what no single linear one can.
+"""
+
+# %% [markdown]
+r"""
+**3.** `Conv2d(64, 64, 3)` is replaced by a depthwise one, `Conv2d(64, 64, 3, groups=64)`, and a 1 x 1 `Conv2d(64, 64, 1)`. By which factor do weights and multiplications shrink? Why does the time shrink by less? (Look at the table above: what is the ratio of copied numbers to multiplications in the depthwise layer?)
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-depthwise", "locked": false, "points": 3, "schema_version": 3, "solution": true, "task": false}
+r"""
+64 * 64 * 9 = 36,864 weights become 64 * 9 + 64 * 64 = 4,672: a factor of 7.9, for multiplications too, since both are used once for each place. But the depthwise layer still copies each pixel nine times, and each copy serves one multiplication where it served 64: it is bound by memory.
+"""
+
+# %% [markdown]
+r"""
+**4.** Your network ends with `BatchNorm2d`. You train it with batches of two images, and it is much worse in eval mode than in training mode. What goes wrong, and which layer of this module would you try instead? What if the batches had one image of 1 x 1?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-batch-norm", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
+r"""
+Mean and variance of two images are noisy, and in training each image is normalised by statistics that it half decides itself; the running averages of eval mode are other numbers than any batch had. GroupNorm takes the statistics of each image alone, the same way in both modes. With a single number in a channel
+the variance is 0 and the result always the bias; the layer refuses that.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "test-module", "locked": true, "schema_version": 3, "solution": false, "task": false}
+def test_module():
+    """All checks of this module, once more."""
+    for test in (
+        *(test_conv2d_loops, test_output_size, test_sliding_windows, test_unfold, test_fold),
+        *(test_unfold_rules, test_correlate, test_conv2d_weight, test_conv_rules),
+        *(test_max_pool2d, test_batch_norm, test_batch_norm_rule, test_running),
+        *(test_group_norm, test_nearest),
+    ):
+        test()
+    print("All tests passed.")
+
+
+test_module()
+
+# %% [markdown]
+r"""
+## What works now
+
+- Convolutions in one and two dimensions, with stride, padding, dilation and groups, and back up again.
+- Three products that are each other's gradients, to any order; pooling; normalisation by batch or by group.
+- Columns of a few images at a time: the cache decides about speed, more than the number of multiplications.
+- A network that sees a digit wherever it lies, with fewer weights than the one that didn't... count them above.
+- It unlocks LeNet and ResNets on MNIST and CIFAR-10: `tito milestone list`. Next: text.
+"""
