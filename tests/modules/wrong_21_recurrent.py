@@ -77,8 +77,8 @@ WRONG = [
     ),
     Wrong(
         "rnn-rule",
-        "the state after each step in place of that before",
-        change=("rows(_shifted(hidden, out))", "rows(out)"),
+        "the gradient of the state where that of its sum belongs",
+        change=("_by_weight(hidden, out, by_projected)", "_by_weight(hidden, out, g)"),
         loses=["test-rnn-rule"],
     ),
     Wrong(
@@ -120,7 +120,7 @@ WRONG = [
     Wrong(
         "lstm-sequence",
         "forgets the 1/2 of the sigmoid",
-        change=("z += 1 - half", "pass"),
+        change=("gates += 1 - half", "pass"),
         loses=["test-lstm-sequence"],
     ),
     Wrong(
@@ -132,7 +132,7 @@ WRONG = [
     Wrong(
         "lstm-rule",
         "the forget gate gets the cell after the step",
-        change=("by_c * before[t]", "by_c * out[1, t]"),
+        change=("by_c * before,", "by_c * out[1, t],"),
         loses=["test-lstm-rule"],
     ),
     Wrong(

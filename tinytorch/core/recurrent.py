@@ -125,9 +125,10 @@ def _parted(gradient, mask, t):
     return where(mask[t], gradient, 0), where(mask[t], 0, gradient)
 
 
-def _shifted(first, states):
-    """The state before each step: (T, B, H)."""
-    return concatenate(first.reshape((1, *first.shape)), states[:-1], axis=0)
+def _by_weight(first, states, by_sums):
+    """The gradient of the recurrent weights: every state times that of the sums after it."""
+    later = rows(states[:-1]).swapaxes(0, 1) @ rows(by_sums[1:])
+    return later + first.swapaxes(0, 1) @ by_sums[0]
 
 
 def _along(parts):
@@ -146,8 +147,7 @@ def rnn_rule(g, out, projected, hidden, weight_hh, mask=None, nonlinearity="tanh
         found.append(here * slopes[t])
         later = _times(found[-1], back) + kept
     by_projected = _along(found[::-1])
-    before = rows(_shifted(hidden, out))
-    return by_projected, later, before.swapaxes(0, 1) @ rows(by_projected)
+    return by_projected, later, _by_weight(hidden, out, by_projected)
 
 
 joint_vjp(rnn_sequence, rnn_rule)
@@ -186,16 +186,16 @@ def lstm_sequence(projected, hidden, cell, weight_hh, mask=None, grad_clip=None)
     (batch, size), steps = hidden.shape, len(projected)
     out = np.empty((6, steps, batch, size), projected.dtype)
     slabs = _column_slabs(weight_hh)
-    half = np.repeat(np.array([0.5, 0.5, 1, 0.5], out.dtype), size)
+    half = np.array([0.5, 0.5, 1, 0.5], out.dtype).reshape(4, 1, 1)
     for t in range(steps):
         z = _times(hidden, slabs)
         z += projected[t]
-        z *= half  # sigmoid(x) = tanh(x / 2) / 2 + 1 / 2: one call for all four parts
-        np.tanh(z, out=z)
-        z *= half
-        z += 1 - half
-        out[2:, t] = z.reshape(batch, 4, size).swapaxes(0, 1)
-        i, f, n, o = out[2:, t]
+        gates = out[2:, t]
+        np.multiply(z.reshape(batch, 4, size).swapaxes(0, 1), half, out=gates)
+        np.tanh(gates, out=gates)  # sigmoid(x) = tanh(x / 2) / 2 + 1 / 2: one call for all four
+        gates *= half
+        gates += 1 - half
+        i, f, n, o = gates
         out[1, t] = f * cell + i * n
         out[0, t] = o * np.tanh(out[1, t])
         if mask is not None:
@@ -209,7 +209,6 @@ def lstm_sequence(projected, hidden, cell, weight_hh, mask=None, grad_clip=None)
 def lstm_rule(g, out, projected, hidden, cell, weight_hh, mask=None, grad_clip=None):
     """Backpropagation through time: each step's gates, then the state and cell before it."""
     steps, batch, width = projected.shape
-    before = _shifted(cell, out[1])
     is_new = np.array([0, 0, 1, 0], g.dtype).reshape(4, 1, 1)
     back = _row_slabs(weight_hh)
     later_h, later_c, found = 0, 0, []
@@ -219,7 +218,8 @@ def lstm_rule(g, out, projected, hidden, cell, weight_hh, mask=None, grad_clip=N
         by_c, kept_c = _parted(_limited(g[1, t] + later_c, grad_clip), mask, t)
         bent = tanh(out[1, t])
         by_c = by_c + by_h * o * (1 - bent * bent)
-        by_gates = _along([by_c * n, by_c * before[t], by_c * i, by_h * bent])
+        before = out[1, t - 1] if t else cell
+        by_gates = _along([by_c * n, by_c * before, by_c * i, by_h * bent])
         gates = out[2:, t]
         by_gates += g[2:, t]
         by_gates *= 1 - gates  # the slope of a sigmoid s is (1 - s) s, that of n (1 - n) (n + 1)
@@ -228,8 +228,7 @@ def lstm_rule(g, out, projected, hidden, cell, weight_hh, mask=None, grad_clip=N
         later_h = _times(found[-1], back) + kept_h
         later_c = by_c * f + kept_c
     by_projected = _along(found[::-1])
-    before = rows(_shifted(hidden, out[0]))
-    return by_projected, later_h, later_c, before.swapaxes(0, 1) @ rows(by_projected)
+    return by_projected, later_h, later_c, _by_weight(hidden, out[0], by_projected)
 
 
 joint_vjp(lstm_sequence, lstm_rule)
@@ -284,7 +283,6 @@ def gru_sequence(projected, hidden, weight_hh, bias_hh=None, mask=None, grad_cli
 def gru_rule(g, out, projected, hidden, weight_hh, bias_hh=None, mask=None, grad_clip=None):
     """Backpropagation through time; the reset gate stands between `n` and the old state."""
     h, r, z, n, m = (out[k] for k in range(5))
-    before = _shifted(hidden, h)
     to_r, to_z, to_n = r * (1 - r), z * (1 - z), 1 - n * n
     back = _row_slabs(weight_hh)
     later, by_projected, by_memory = 0, [], []
@@ -292,13 +290,14 @@ def gru_rule(g, out, projected, hidden, weight_hh, bias_hh=None, mask=None, grad
         here, kept = _parted(_limited(g[0][t] + later, grad_clip), mask, t)
         by_n = (g[3][t] + here * (1 - z[t])) * to_n[t]
         by_r = (g[1][t] + by_n * m[t]) * to_r[t]
-        by_z = (g[2][t] + here * (before[t] - n[t])) * to_z[t]
+        before = h[t - 1] if t else hidden
+        by_z = (g[2][t] + here * (before - n[t])) * to_z[t]
         by_projected.append(concatenate(by_r, by_z, by_n, axis=-1))
         by_memory.append(concatenate(by_r, by_z, g[4][t] + by_n * r[t], axis=-1))
         later = here * z[t] + _times(by_memory[-1], back) + kept
-    by_memory = rows(_along(by_memory[::-1]))
-    by_weight = rows(before).swapaxes(0, 1) @ by_memory
-    return _along(by_projected[::-1]), later, by_weight, by_memory.sum(axis=0)
+    by_memory = _along(by_memory[::-1])
+    by_weight = _by_weight(hidden, h, by_memory)
+    return _along(by_projected[::-1]), later, by_weight, rows(by_memory).sum(axis=0)
 
 
 joint_vjp(gru_sequence, gru_rule)
