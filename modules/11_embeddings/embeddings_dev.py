@@ -96,14 +96,14 @@ with $V$ tokens and $D$ numbers for each. So take the row, and leave the zeros. 
 
 NumPy would take id -1 for the last row, without a word. An id that doesn't exist is a bug somewhere else, and it should be heard of here.
 
-**Exercise 1 (6 points).** Write `checked_ids`: the ids as an array of integers, if they are all from 0 to `count - 1`. Otherwise raise an `IndexError` that names the first wrong id. Whole floats will do (`as_index` turns an array of them into integers, and refuses others); booleans raise a `TypeError`.
+**Exercise 1 (6 points).** Write `checked_ids`: the ids as an array of `int64`, if they are all from 0 to `count - 1` (smaller integers would overflow as soon as somebody multiplies them). Otherwise raise an `IndexError` that names the first wrong id. Whole floats will do (`as_index` turns an array of them into integers, and refuses others); booleans raise a `TypeError`.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "checked-ids", "locked": false, "solution": true}
 #| exporti
 def checked_ids(ids: Any, count: int) -> np.ndarray:
-    """The ids as integers; IndexError unless all are from 0 to count - 1.
+    """The ids as int64; IndexError unless all are from 0 to count - 1.
 
     >>> checked_ids([[2.0, 0.0]], 3)
     array([[2, 0]])
@@ -115,7 +115,7 @@ def checked_ids(ids: Any, count: int) -> np.ndarray:
     if found.size and not (found.min() >= 0 and found.max() < count):
         wrong = found[(found < 0) | (found >= count)]
         raise IndexError(f"embedding: id {wrong[0]} is not among 0 to {count - 1}")
-    return found
+    return found.astype(np.int64, copy=False)
     ### END SOLUTION
 
 
@@ -130,6 +130,7 @@ def test_checked_ids():
         checked_ids([True, False], 3)
     ### BEGIN HIDDEN TESTS
     check(checked_ids(Tensor([1, 2]), 3), np.array([1, 2]), "a tensor's numbers")
+    check(checked_ids(np.array([200], np.uint8), 256).dtype, np.int64, "2 * 200 must be 400")
     check(checked_ids(Tensor(np.zeros((0, 4), np.int64)), 3).shape, (0, 4), "no ids are right ids")
     with check_raises(IndexError, "whole", "there is no token between two others"):
         checked_ids([0.5], 3)
@@ -294,7 +295,7 @@ test_embedding_rule()
 
 # %% [markdown]
 r"""
-**Exercise 5 (8 points).** The layer. Complete `Embedding.__init__`: keep the sizes and `padding_idx` (a negative one counts from the end, as -1 does in a list; keep the one from 0 on), and make `weight`, normal random numbers of shape `(num_embeddings, embedding_dim)`, with zeros in the row `padding_idx`. `self.weight = tensor` makes it a parameter, so change the zeros before that.
+**Exercise 5 (8 points).** The layer. Complete `Embedding.__init__`: keep the sizes and `padding_idx` (a negative one counts from the end, as -1 does in a list; keep the one from 0 on), and make `weight`, normal random numbers of shape `(num_embeddings, embedding_dim)`, with zeros in the row `padding_idx`. `self.weight = tensor` makes it a parameter, so put the zeros in before that.
 """
 
 
@@ -403,7 +404,7 @@ The simplest: a second table, with a vector for each position, added to the toke
 
 When a network writes a text, it gets one token at a time, and the next one stands at position `start`, not at 0. So all our layers take a `start`.
 
-**Exercise 6 (6 points).** Write `rows_at`: the rows of `table` `(max_seq_len, D)` for the positions of `x` `(..., T, D)`, which begin at `start`: shape `(T, D)`. Raise a `ValueError` if the text goes beyond the table (say which positions were asked for), if `start` is negative, or if `x` and the table differ in `D`. `LearnedPositions`, beneath it, is given.
+**Exercise 6 (6 points).** Write `rows_at`: the rows of `table` `(max_seq_len, D)` for the positions of `x` `(..., T, D)`, which begin at `start`: shape `(T, D)`. Raise a `ValueError` if the text goes beyond the table, or if `start` is negative, and say which positions were asked for: `3 to 4`, say. That `x` has the right last axis is checked already. `LearnedPositions`, beneath it, is given.
 """
 
 
@@ -677,7 +678,7 @@ test_rotate_pairs()
 
 # %% [markdown]
 r"""
-**Exercise 9 (8 points).** Complete `RotaryPositions`: two buffers `cos` and `sin`, tensors of shape `(max_seq_len, head_dim / 2)` of the `position_angles`, which aren't saved (`persistent=False`), and `forward`, which turns `x` `(..., T, head_dim)` by the angles of its positions, from `start` on.
+**Exercise 9 (8 points).** Complete `RotaryPositions`: two buffers `cos` and `sin`, tensors of shape `(max_seq_len, head_dim / 2)` of the `position_angles`, which aren't saved (`self.register_buffer(name, tensor, persistent=False)`), and `forward`, which turns `x` `(..., T, head_dim)` by the angles of its positions, from `start` on.
 """
 
 
@@ -770,15 +771,11 @@ class EmbeddingLayer(Module):
         dropout: float = 0.0,
         padding_idx: int | None = None,
     ):
-        kinds: dict[str | None, Any] = {
-            "learned": LearnedPositions,
-            "sinusoidal": SinusoidalPositions,
-            None: None,
-        }
-        if positions not in kinds:
-            raise ValueError(f"positions: expected one of {list(kinds)}, got {positions!r}")
+        kinds: dict[str, Any] = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+        if positions not in (None, *kinds):
+            raise ValueError(f"positions: expected one of {[None, *kinds]}, got {positions!r}")
         self.tokens = Embedding(vocab_size, embed_dim, padding_idx)
-        self.positions = kinds[positions] and kinds[positions](max_seq_len, embed_dim)
+        self.positions = kinds[positions](max_seq_len, embed_dim) if positions else None
         self.dropout = Dropout(dropout)
 
     def forward(self, ids: Any, start: int = 0) -> Tensor:

@@ -56,6 +56,14 @@ def test_ids_out_of_range(ids):
             ask()
 
 
+def test_small_integers_do_not_overflow():
+    ids = np.array([200, 255, 200], np.uint8)
+    assert checked_ids(ids, 256).dtype == np.int64
+    table = scatter_rows(Tensor(np.ones((3, 3))), ids, count=256)
+    assert table.data.sum(axis=1).nonzero()[0].tolist() == [200, 255]
+    assert table.data[200].tolist() == [2, 2, 2]
+
+
 def test_what_is_no_id():
     for wrong in ([0.5], [np.nan], [np.inf]):
         with pytest.raises(IndexError, match="whole"):

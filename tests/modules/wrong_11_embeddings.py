@@ -28,6 +28,12 @@ WRONG = [
         loses=["test-checked-ids"],
     ),
     Wrong(
+        "checked-ids",
+        "keeps small integers",
+        change=("found.astype(np.int64, copy=False)", "found"),
+        loses=["test-checked-ids"],
+    ),
+    Wrong(
         "scatter-rows",
         "the last row of an id wins",
         "out = np.zeros((count, rows.shape[-1]), rows.dtype)\nout[ids] += rows\nreturn out",

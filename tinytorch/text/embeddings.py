@@ -29,7 +29,7 @@ __all__ = [
 
 # %% modules/11_embeddings/embeddings_dev.py #checked-ids
 def checked_ids(ids: Any, count: int) -> np.ndarray:
-    """The ids as integers; IndexError unless all are from 0 to count - 1.
+    """The ids as int64; IndexError unless all are from 0 to count - 1.
 
     >>> checked_ids([[2.0, 0.0]], 3)
     array([[2, 0]])
@@ -40,7 +40,7 @@ def checked_ids(ids: Any, count: int) -> np.ndarray:
     if found.size and not (found.min() >= 0 and found.max() < count):
         wrong = found[(found < 0) | (found >= count)]
         raise IndexError(f"embedding: id {wrong[0]} is not among 0 to {count - 1}")
-    return found
+    return found.astype(np.int64, copy=False)
 
 
 # %% modules/11_embeddings/embeddings_dev.py #scatter-rows
@@ -338,15 +338,11 @@ class EmbeddingLayer(Module):
         dropout: float = 0.0,
         padding_idx: int | None = None,
     ):
-        kinds: dict[str | None, Any] = {
-            "learned": LearnedPositions,
-            "sinusoidal": SinusoidalPositions,
-            None: None,
-        }
-        if positions not in kinds:
-            raise ValueError(f"positions: expected one of {list(kinds)}, got {positions!r}")
+        kinds: dict[str, Any] = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+        if positions not in (None, *kinds):
+            raise ValueError(f"positions: expected one of {[None, *kinds]}, got {positions!r}")
         self.tokens = Embedding(vocab_size, embed_dim, padding_idx)
-        self.positions = kinds[positions] and kinds[positions](max_seq_len, embed_dim)
+        self.positions = kinds[positions](max_seq_len, embed_dim) if positions else None
         self.dropout = Dropout(dropout)
 
     def forward(self, ids: Any, start: int = 0) -> Tensor:
