@@ -1310,12 +1310,18 @@ def _mean_of_channels(x: Any) -> Any:
     return tensor.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
 
 
+def _mean_of_products(a: Any, b: Any) -> Any:
+    """The mean of a b of each channel: products of a row and a column, with no array for a b."""
+    n, c, places = *a.shape[:2], math.prod(a.shape[2:])
+    products = a.reshape((n, c, 1, places)) @ b.reshape((n, c, places, 1))
+    return products.sum(axis=0).reshape((1, c, *(1,) * (a.ndim - 2))) / (n * places)
+
+
 def _moments(x: Any) -> tuple[Any, Any]:
     """Mean and variance of each channel, in a shape that broadcasts over x."""
     mean = _mean_of_channels(x)
     centered = x - mean
-    centered *= centered
-    return mean, _mean_of_channels(centered)
+    return mean, _mean_of_products(centered, centered)
 
 
 @op
@@ -1368,7 +1374,7 @@ A change of one $x$ moves its own $\hat x$, but also $\mu$ and $\sigma$, and so 
 $$\frac{\partial L}{\partial \beta} = \sum g \qquad \frac{\partial L}{\partial \gamma} = \sum g\,\hat x \qquad
 \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} \left( g - \frac{1}{m} \sum g - \frac{\hat x}{m} \sum g\, \hat x \right)$$
 
-In words: from $g$ is taken what would only shift the channel, and what would only stretch it. Both sums are needed twice, so this is a joint rule: it returns the gradients by x, weight and bias. `normal` is $\hat x$, a new array of your own; `by_weight` and `by_bias` are the sums,
+In words: from $g$ is taken what would only shift the channel, and what would only stretch it. Both sums are needed twice, so this is a joint rule: it returns the gradients by x, weight and bias. `normal` is $\hat x$, a new array of your own, to be changed in place; `shift` and `stretch` are the **means** of $g$ and of $g\,\hat x$,
 shaped to broadcast; `count` is $m$; `scale` is $\gamma / \sqrt{\sigma^2 + \epsilon}$. Write the three gradients; those of weight and bias have shape (C,).
 """
 
@@ -1383,16 +1389,15 @@ def _batch_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5, moments=None):
     normal = x - mean
     normal *= scale
     count = math.prod(x.shape) // x.shape[1]
-    by_bias = _mean_of_channels(g) * count
-    by_weight = _mean_of_channels(g * normal) * count
+    shift, stretch = _mean_of_channels(g), _mean_of_products(g, normal)
     if weight is not None:
         scale = scale * _by_channel(weight, x.ndim)
     ### BEGIN SOLUTION
-    by_x = normal * (by_weight / -count)
-    by_x -= by_bias / count
-    by_x += g
-    by_x *= scale
-    return by_x, by_weight.reshape((-1,)), by_bias.reshape((-1,))
+    normal *= -stretch
+    normal -= shift
+    normal += g
+    normal *= scale
+    return normal, (stretch * count).reshape((-1,)), (shift * count).reshape((-1,))
     ### END SOLUTION
 
 
@@ -1703,17 +1708,17 @@ The same digits, the same optimizer, the same number of epochs as at the start; 
 # %%
 manual_seed(0)
 cnn = Sequential(
-    Conv2d(1, 12, 3, padding="same", bias=False),
-    BatchNorm2d(12),
+    Conv2d(1, 8, 3, padding="same", bias=False),
+    BatchNorm2d(8),
     ReLU(),
-    Conv2d(12, 24, 3, padding="same", bias=False),
-    BatchNorm2d(24),
+    Conv2d(8, 16, 3, padding="same", bias=False),
+    BatchNorm2d(16),
     ReLU(),
     MaxPool2d(2),
-    Conv2d(24, 24, 3, padding="same"),
+    Conv2d(16, 16, 3, padding="same"),
     ReLU(),
     GlobalAvgPool2d(),
-    Linear(24, 10),
+    Linear(16, 10),
 )
 trainer, cnn_scores = train_on_digits(cnn)
 print(
@@ -1731,6 +1736,7 @@ if plt is not None:
     left.legend()
     right.plot(trainer.history["train_loss"], "k.-")
     right.set(title="Training the CNN", xlabel="epoch", ylabel="loss (nats)", yscale="log")
+    plt.tight_layout()
     plt.show()
 
 # %% [markdown]
@@ -1798,7 +1804,8 @@ for channels, size in ((3, 224), (64, 56), (512, 7)):
     image_bytes = 4 * 32 * channels * size * size
     print(
         f"32 images of {channels} x {size} x {size}: {image_bytes / 1e6:6.1f} MB, "
-        f"3 x 3 columns {9 * image_bytes / 1e6:6.1f} MB, blocks {4 * BLOCK / 1e6:.1f} MB"
+        f"3 x 3 columns {9 * image_bytes / 1e6:6.1f} MB, "
+        f"in blocks {max(4 * BLOCK, 9 * image_bytes / 32) / 1e6:.1f} MB"
     )
 
 # %% [markdown]
@@ -1869,6 +1876,6 @@ r"""
 - Convolutions in one and two dimensions, with stride, padding, dilation and groups, and back up again.
 - Three products that are each other's gradients, to any order; pooling; normalisation by batch or by group.
 - Columns of a few images at a time: the cache decides about speed, more than the number of multiplications.
-- A network that sees a digit wherever it lies, with fewer weights than the one that didn't... count them above.
+- A network that finds a digit where it lies, with fewer weights than the one that had to see it in place.
 - It unlocks LeNet and ResNets on MNIST and CIFAR-10: `tito milestone list`. Next: text.
 """

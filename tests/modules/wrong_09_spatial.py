@@ -214,21 +214,21 @@ WRONG = [
     Wrong(
         "batch-norm-rule",
         "takes mean and deviation for constants",
-        "return g * scale, by_weight.reshape((-1,)), by_bias.reshape((-1,))",
+        "return g * scale, (stretch * count).reshape((-1,)), (shift * count).reshape((-1,))",
         loses=["test-batch-norm-rule"],
     ),
     Wrong(
         "batch-norm-rule",
         "forgets that the deviation moves",
-        change=("normal * (by_weight / -count)", "normal * 0"),
+        change=("normal *= -stretch", "normal *= 0"),
         loses=["test-batch-norm-rule"],
     ),
     Wrong(
         "batch-norm-rule",
         "weight and bias exchanged",
         change=(
-            "by_weight.reshape((-1,)), by_bias.reshape((-1,))",
-            "by_bias.reshape((-1,)), by_weight.reshape((-1,))",
+            "(stretch * count).reshape((-1,)), (shift * count).reshape((-1,))",
+            "(shift * count).reshape((-1,)), (stretch * count).reshape((-1,))",
         ),
         loses=["test-batch-norm-rule"],
     ),

@@ -735,12 +735,18 @@ def _mean_of_channels(x: Any) -> Any:
     return tensor.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
 
 
+def _mean_of_products(a: Any, b: Any) -> Any:
+    """The mean of a b of each channel: products of a row and a column, with no array for a b."""
+    n, c, places = *a.shape[:2], math.prod(a.shape[2:])
+    products = a.reshape((n, c, 1, places)) @ b.reshape((n, c, places, 1))
+    return products.sum(axis=0).reshape((1, c, *(1,) * (a.ndim - 2))) / (n * places)
+
+
 def _moments(x: Any) -> tuple[Any, Any]:
     """Mean and variance of each channel, in a shape that broadcasts over x."""
     mean = _mean_of_channels(x)
     centered = x - mean
-    centered *= centered
-    return mean, _mean_of_channels(centered)
+    return mean, _mean_of_products(centered, centered)
 
 
 @op
@@ -773,15 +779,14 @@ def _batch_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5, moments=None):
     normal = x - mean
     normal *= scale
     count = math.prod(x.shape) // x.shape[1]
-    by_bias = _mean_of_channels(g) * count
-    by_weight = _mean_of_channels(g * normal) * count
+    shift, stretch = _mean_of_channels(g), _mean_of_products(g, normal)
     if weight is not None:
         scale = scale * _by_channel(weight, x.ndim)
-    by_x = normal * (by_weight / -count)
-    by_x -= by_bias / count
-    by_x += g
-    by_x *= scale
-    return by_x, by_weight.reshape((-1,)), by_bias.reshape((-1,))
+    normal *= -stretch
+    normal -= shift
+    normal += g
+    normal *= scale
+    return normal, (stretch * count).reshape((-1,)), (shift * count).reshape((-1,))
 
 
 joint_vjp(batch_norm, _batch_norm_rule)
