@@ -168,13 +168,9 @@ def test_unroll():
     first = np.tanh(1.0)
     check(states, [[[first]], [[np.tanh(1 - first)]]], "each step starts from the state before it")
     ### BEGIN HIDDEN TESTS
-    states = unroll(zeros(3, 2, 4), Tensor(np.full((2, 4), 0.5)), eye_weight(4))
+    states = unroll(zeros(3, 2, 4), Tensor(np.full((2, 4), 0.5)), Tensor(np.eye(4)))
     check(states[0], np.full((2, 4), np.tanh(0.5)), "the first step starts from `hidden`")
     ### END HIDDEN TESTS
-
-
-def eye_weight(size):
-    return Tensor(np.eye(size))
 
 
 test_unroll()
@@ -232,12 +228,11 @@ def seconds(action, repeat=3):
     return min(times)
 
 
-def forward_and_back(sequence, steps, size=64, gates=1):
-    """A run of one sequence function, with its gradient."""
-    weight = Tensor(rotation(size * gates, 0.9)[:size], requires_grad=True)
-    projected = Tensor(np.zeros((steps, 16, size * gates)), requires_grad=True)
-    states = [zeros(16, size)] * (2 if gates == 4 else 1)
-    return lambda: sequence(projected, *states, weight).sum().backward()
+def forward_and_back(sequence, steps, size=64):
+    """A run of unroll or its like, with its gradient."""
+    weight = Tensor(rotation(size, 0.9), requires_grad=True)
+    projected = Tensor(np.zeros((steps, 16, size)), requires_grad=True)
+    return lambda: sequence(projected, zeros(16, size), weight).sum().backward()
 
 
 for steps in (100, 200, 400):
@@ -577,7 +572,7 @@ test_lstm_step()
 r"""
 ### Exercise: the whole sequence
 
-`lstm_sequence` returns one array `out` (6, T, B, H): `out[0]` the hidden states, `out[1]` the cells, `out[2:]` the gates i, f, n, o. The caller wants the first two; the way back needs all, and computing them again would cost a third more.
+`lstm_sequence` returns one array `out` (6, T, B, H): `out[0]` the hidden states, `out[1]` the cells, `out[2:]` the gates i, f, n, o. The caller wants the first two; the way back needs all of them.
 
 Fill it, step by step, on NumPy arrays. One trick is worth its line: $\mathrm{sigmoid}(x) = \tanh(x/2)/2 + 1/2$, so with `half` = 0.5 (and 1 for n) a single call of tanh serves all four gates: $\tanh(z \cdot \mathrm{half}) \cdot \mathrm{half} + (1 - \mathrm{half})$.
 `half` has shape (4, 1, 1), and `z.reshape(batch, 4, size).swapaxes(0, 1)` brings z (B, 4 H) into the order of `gates = out[2:, t]` (4, B, H), a view into which you can write. The mask works as before, on both states.
@@ -803,7 +798,7 @@ test_gru_step()
 
 # %% [markdown]
 r"""
-The sequence and its rule follow the same pattern once more; they are given. Compare the rule with yours: what does `by_memory` have that `by_projected` doesn't?
+The sequence and its rule follow the same pattern once more; they are given. Compare the rule with yours: what does `by_memory` have that `by_projected` doesn't? (The last lines tell the profiler of module 14 how much a sequence computes.)
 """
 
 
@@ -858,13 +853,7 @@ def gru_rule(g, out, projected, hidden, weight_hh, bias_hh=None, mask=None, grad
 
 joint_vjp(gru_sequence, gru_rule)
 
-# %%
-inputs = random_inputs((3, 2, 6), (2, 2), (2, 6), (6,))
-print("gradcheck:", passes(gru_sequence, *inputs))
 
-
-# %% nbgrader={"grade": false, "grade_id": "flops", "locked": true, "solution": false}
-#| exporti
 def _sequence_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
     """hidden @ weight_hh and an addition for each projected number, and one for each result."""
     projected, hidden = inputs[:2]
@@ -872,6 +861,10 @@ def _sequence_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
 
 
 FLOPS.update(dict.fromkeys(("rnn_sequence", "lstm_sequence", "gru_sequence"), _sequence_flops))
+
+# %%
+inputs = random_inputs((3, 2, 6), (2, 2), (2, 6), (6,))
+print("gradcheck:", passes(gru_sequence, *inputs))
 
 # %% [markdown]
 r"""
@@ -946,6 +939,11 @@ def _project(x: Tensor, weight_ih: Tensor, *biases: Any) -> Tensor:
     return linear(x, weight_ih, None if biases[0] is None else sum(biases[1:], biases[0]))
 
 
+def _turned(x: Any, direction: str) -> Any:
+    """The steps in the order in which a direction reads them."""
+    return x[::-1] if direction and x is not None else x
+
+
 # %% nbgrader={"grade": false, "grade_id": "recurrent", "locked": true, "solution": false}
 #| exporti
 class Recurrent(Module):
@@ -1012,17 +1010,13 @@ class Recurrent(Module):
             outputs = []
             x = x if mask is None else where(mask, x, 0)  # nobody sees what stands in the padding
             for direction in self.directions:
-                turn = slice(None, None, -1 if direction else None)
                 weights = [getattr(self, f"{name}_l{layer}{direction}") for name in _WEIGHTS]
                 start = [state[len(finals)] for state in states]
-                options = {
-                    "mask": mask if mask is None else mask[turn],
-                    "grad_clip": self.grad_clip,
-                }
-                hidden, last = self.scan(x[turn], start, weights, **options)
-                outputs.append(hidden[turn])
+                options = {"mask": _turned(mask, direction), "grad_clip": self.grad_clip}
+                hidden, last = self.scan(_turned(x, direction), start, weights, **options)
+                outputs.append(_turned(hidden, direction))
                 finals.append(last)
-            x = concat(outputs, axis=-1)
+            x = outputs[0] if len(outputs) == 1 else concat(outputs, axis=-1)
         x = x if mask is None else where(mask, x, 0)
         return x, [stack([last[k] for last in finals]) for k in range(len(states))]
 

@@ -303,7 +303,6 @@ def gru_rule(g, out, projected, hidden, weight_hh, bias_hh=None, mask=None, grad
 joint_vjp(gru_sequence, gru_rule)
 
 
-# %% modules/21_recurrent/recurrent_dev.py #flops
 def _sequence_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
     """hidden @ weight_hh and an addition for each projected number, and one for each result."""
     projected, hidden = inputs[:2]
@@ -347,6 +346,11 @@ def _add_weights(module: Any, gates: int, suffix: str, input_size: int) -> None:
 def _project(x: Tensor, weight_ih: Tensor, *biases: Any) -> Tensor:
     """x @ weight_ih plus the biases, for all steps at once."""
     return linear(x, weight_ih, None if biases[0] is None else sum(biases[1:], biases[0]))
+
+
+def _turned(x: Any, direction: str) -> Any:
+    """The steps in the order in which a direction reads them."""
+    return x[::-1] if direction and x is not None else x
 
 
 # %% modules/21_recurrent/recurrent_dev.py #recurrent
@@ -414,17 +418,13 @@ class Recurrent(Module):
             outputs = []
             x = x if mask is None else where(mask, x, 0)  # nobody sees what stands in the padding
             for direction in self.directions:
-                turn = slice(None, None, -1 if direction else None)
                 weights = [getattr(self, f"{name}_l{layer}{direction}") for name in _WEIGHTS]
                 start = [state[len(finals)] for state in states]
-                options = {
-                    "mask": mask if mask is None else mask[turn],
-                    "grad_clip": self.grad_clip,
-                }
-                hidden, last = self.scan(x[turn], start, weights, **options)
-                outputs.append(hidden[turn])
+                options = {"mask": _turned(mask, direction), "grad_clip": self.grad_clip}
+                hidden, last = self.scan(_turned(x, direction), start, weights, **options)
+                outputs.append(_turned(hidden, direction))
                 finals.append(last)
-            x = concat(outputs, axis=-1)
+            x = outputs[0] if len(outputs) == 1 else concat(outputs, axis=-1)
         x = x if mask is None else where(mask, x, 0)
         return x, [stack([last[k] for last in finals]) for k in range(len(states))]
 
