@@ -270,6 +270,7 @@ def _pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
 def _margins(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> Any:
     """The padding before and after, for rows and columns; 'same' keeps the size of an image."""
     if padding != "same":
+        padding = 0 if padding == "valid" else padding
         before = _pair("padding", padding, least=0)
         return (before[0], before[0]), (before[1], before[1])
     if stride != (1, 1):
@@ -507,7 +508,7 @@ r"""
 ### Exercise: the rules of unfold and fold
 
 `unfold` copies a pixel into several columns, so its gradient is the **sum** of what comes back at these places. `fold` adds, so each summand gets the whole gradient: a copy. Do you recognise them?
-Complete the two rules. `how` holds kernel_size, stride, padding and dilation.
+Write both rules: `vjp(unfold, lambda g, out, x, **how: ...)` and `vjp(fold, lambda g, out, columns, size, **how: ...)`. `how` holds kernel_size, stride, padding and dilation, as they were given: hand them on.
 """
 
 # %% nbgrader={"grade": false, "grade_id": "unfold-rules", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -702,7 +703,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
     y[n, o, h, w] = bias[o] + sum over c, i, j of x[n, c, h s + i d - p, w s + j d - p] *
     weight[o, c, i, j]. stride, padding and dilation are numbers or (rows, columns); padding may be
-    "same". Raises ValueError for shapes that don't fit one another.
+    "same" or "valid" (none). Raises ValueError for shapes that don't fit one another.
 
     >>> image = Tensor([[[[1, 2, 3], [4, 5, 6]]]])
     >>> conv2d(image, Tensor([[[[1, 10]]]]), Tensor([0.5]))
@@ -865,8 +866,18 @@ test_conv2d_weight()
 r"""
 ### Exercise: the rules of the three
 
-Fill in the table. Always ask: which two are at hand, and which space does the gradient live in? For `conv2d`, by `x`: at hand are $g \in Y$ and the weight, wanted is something in X: `conv_transpose2d(g, weight, size=x.shape[2:], **how)`.
-By a bias: the sum of $g$ over all but the channels. `how` holds stride, padding, dilation and groups.
+Write the table. Always ask: which two are at hand, and which space does the gradient live in? For `conv2d`, by `x`: at hand are $g \in Y$ and the kernels, wanted is something in X. By a bias: the sum of $g$ over all but the channels. `how` holds stride, padding, dilation and groups.
+
+```python
+vjp(
+    conv2d,
+    lambda g, out, x, w, b=None, **how: conv_transpose2d(g, w, size=x.shape[2:], **how),
+    ...,  # by w: conv2d_weight wants kernel_size=w.shape[2:]
+    ...,  # by b
+)
+vjp(conv_transpose2d, ...)  # three rules (g, out, y, w, b=None, size=None, **how)
+vjp(conv2d_weight, ...)  # two rules (g, out, x, y, kernel_size, **how)
+```
 """
 
 # %% nbgrader={"grade": false, "grade_id": "conv-rules", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -1312,7 +1323,7 @@ def _mean_of_channels(x: Any) -> Any:
 
 def _mean_of_products(a: Any, b: Any) -> Any:
     """The mean of a b of each channel: products of a row and a column, with no array for a b."""
-    n, c, places = *a.shape[:2], math.prod(a.shape[2:])
+    (n, c), places = a.shape[:2], math.prod(a.shape[2:])
     products = a.reshape((n, c, 1, places)) @ b.reshape((n, c, places, 1))
     return products.sum(axis=0).reshape((1, c, *(1,) * (a.ndim - 2))) / (n * places)
 

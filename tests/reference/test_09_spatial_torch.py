@@ -23,7 +23,7 @@ def settings(**choices):
 CONVOLUTIONS = [
     *settings(kernel_size=[1, 3, (2, 4)], stride=[1, 2], padding=[0, 2], groups=[1, 2]),
     *settings(kernel_size=[3], stride=[1, (3, 1)], dilation=[2, (1, 2)], padding=[(0, 3)]),
-    *settings(kernel_size=[3, 4, (2, 5)], padding=["same"], dilation=[1, 2]),
+    *settings(kernel_size=[3, 4, (2, 5)], padding=["same", "valid"], dilation=[1, 2]),
 ]
 TRANSPOSED = [
     *settings(kernel_size=[2, (3, 4)], stride=[1, 2], padding=[0, 1], groups=[1, 2]),

@@ -86,6 +86,7 @@ def _pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
 def _margins(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> Any:
     """The padding before and after, for rows and columns; 'same' keeps the size of an image."""
     if padding != "same":
+        padding = 0 if padding == "valid" else padding
         before = _pair("padding", padding, least=0)
         return (before[0], before[0]), (before[1], before[1])
     if stride != (1, 1):
@@ -286,7 +287,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
     y[n, o, h, w] = bias[o] + sum over c, i, j of x[n, c, h s + i d - p, w s + j d - p] *
     weight[o, c, i, j]. stride, padding and dilation are numbers or (rows, columns); padding may be
-    "same". Raises ValueError for shapes that don't fit one another.
+    "same" or "valid" (none). Raises ValueError for shapes that don't fit one another.
 
     >>> image = Tensor([[[[1, 2, 3], [4, 5, 6]]]])
     >>> conv2d(image, Tensor([[[[1, 10]]]]), Tensor([0.5]))
@@ -737,7 +738,7 @@ def _mean_of_channels(x: Any) -> Any:
 
 def _mean_of_products(a: Any, b: Any) -> Any:
     """The mean of a b of each channel: products of a row and a column, with no array for a b."""
-    n, c, places = *a.shape[:2], math.prod(a.shape[2:])
+    (n, c), places = a.shape[:2], math.prod(a.shape[2:])
     products = a.reshape((n, c, 1, places)) @ b.reshape((n, c, places, 1))
     return products.sum(axis=0).reshape((1, c, *(1,) * (a.ndim - 2))) / (n * places)
 
