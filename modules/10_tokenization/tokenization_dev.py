@@ -305,16 +305,16 @@ A computer has had to store every text in the world already, as **bytes**: numbe
 """
 
 # %%
-for character in "aé漢🙂":
+for character in "aé漢𝄞":
     data = character.encode()
     print(f"{character}  code point {ord(character):7,}  bytes {list(data)}")
-print("aé漢🙂".encode())
+print("aé漢𝄞".encode())
 
 # %% [markdown]
 r"""
-With 256 tokens, one for each byte, *every* text can be encoded, those in languages that the tokenizer's author never heard of too. There is a price: not every list of bytes is a text. `[240, 159]` is the first half of a smile. A network that writes one token after the other does produce such halves, and a program must not end because of it.
+With 256 tokens, one for each byte, *every* text can be encoded, those in languages that the tokenizer's author never heard of too. There is a price: not every list of bytes is a text. `[240, 157]` is the first half of a clef. A network that writes one token after the other does produce such halves, and a program must not end because of it.
 
-**Exercise 2 (7 points).** Write `join_tokens`: the bytes of all ids, joined, *then* read as UTF-8. Bytes that are no text become U+FFFD, the character that means "something was here": that is what `errors="replace"` does. With `tokens = [b"\xf0\x9f", b"\x99\x82", b"!"]`, the ids `[0, 1, 2]` give a smile and an exclamation mark, and `[0, 2]` gives `"\ufffd!"`.
+**Exercise 2 (7 points).** Write `join_tokens`: the bytes of all ids, joined, *then* read as UTF-8. Bytes that are no text become U+FFFD, the character that means "something was here": that is what `errors="replace"` does. With `tokens = [b"\xf0\x9d", b"\x84\x9e", b"!"]`, the ids `[0, 1, 2]` give a clef and an exclamation mark, and `[0, 2]` gives `"\ufffd!"`.
 
 One case is left. A Python string may hold a *half of a surrogate pair*, which is no character at all: broken file names do. `errors="surrogatepass"` reads them back. So try that first, and `"replace"` if it raises `UnicodeDecodeError`.
 """
@@ -339,11 +339,9 @@ def join_tokens(tokens: Sequence[bytes], ids: Iterable[int]) -> str:
 
 # %% nbgrader={"grade": true, "grade_id": "test-join-tokens", "locked": true, "points": 7, "solution": false}
 def test_join_tokens():
-    halves = [b"\xf0\x9f", b"\x99\x82", b"!"]
-    check(
-        join_tokens(halves, [0, 1, 2]), "🙂!", "join the bytes first: a token may be half a smile"
-    )
-    check(join_tokens(halves, [0, 2]), "\ufffd!", "half a smile is no text, and no error")
+    halves = [b"\xf0\x9d", b"\x84\x9e", b"!"]
+    check(join_tokens(halves, [0, 1, 2]), "𝄞!", "join the bytes first: a token may be half a clef")
+    check(join_tokens(halves, [0, 2]), "\ufffd!", "half a clef is no text, and no error")
     tokenizer = CharTokenizer("hello")
     check(tokenizer.decode(tokenizer.encode("hole")), "hole", "decode undoes encode")
     ### BEGIN HIDDEN TESTS
@@ -805,7 +803,7 @@ A new text has to be cut as the training would have cut it: into pieces, each pi
 
 `ids_of` is a dict from a pair to the id that it becomes. Smaller ids were learned earlier. So: of all pairs in the chain that have an id, join the one with the smallest, and of equal ones the leftmost.
 
-A piece is short as a rule; but somebody will paste a megabyte without a space, and then looking at all pairs again after each join would take days. The heap helps once more: `(new id, place)`, and what comes out is only true if the pair at that place still becomes this id.
+A piece is short as a rule; but somebody will paste a megabyte without a space, and looking at all pairs again after each join would be a million times a million looks. The heap helps once more: `(new id, place)`, and what comes out is only true if the pair at that place still becomes this id.
 
 **Exercise 9 (12 points).** Write `encode_piece`. After a join two pairs are new: the one that ends at the place and the one that begins there. Push those that have an id.
 """
@@ -917,8 +915,8 @@ class BPETokenizer(Tokenizer):
     >>> tokenizer = BPETokenizer.train("the theme", vocab_size=259, special_tokens=["<end>"])
     >>> tokenizer.encode(" the hat<end>", parse_special=True), tokenizer.tokens[257]
     ([32, 257, 32, 104, 97, 116, 258], b'the')
-    >>> tokenizer.decode(tokenizer.encode("naïve 🙂"))
-    'naïve 🙂'
+    >>> tokenizer.decode(tokenizer.encode("naïve 𝄞"))
+    'naïve 𝄞'
     """
 
     _REMEMBERED = 65_536  # pieces; beyond that, new ones are worked out each time
@@ -997,7 +995,7 @@ for text in (
     "for i in range(10):",
     "smörgåsbord",
     "我喜欢猫",
-    "🙂",
+    "𝄞",
 ):
     ids = bpe.encode(text)
     pieces = "|".join(bpe.tokens[number].decode(errors="replace") for number in ids)

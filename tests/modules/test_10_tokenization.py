@@ -39,7 +39,7 @@ HARD_TEXTS = [
     "e\u0301 is not \u00e9",  # a letter and its accent apart, and in one
     "我喜欢猫。",
     "مرحبا",
-    "🙂👩‍👩‍👧🏳️‍🌈",
+    "\U0001f642\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f3f3\ufe0f\u200d\U0001f308",
     "\ud83d",  # half of a surrogate pair
     "\ude42\ud83d",
     "\ud83d\ude42",  # both halves, apart: not the same string as the smile itself
@@ -84,7 +84,7 @@ def test_unknown_character():
 # --- tokens to text ---
 def test_join_tokens_joins_bytes_before_it_reads_them():
     halves = [b"\xf0\x9f", b"\x99\x82", b"!"]
-    assert join_tokens(halves, [0, 1, 2]) == "🙂!"
+    assert join_tokens(halves, [0, 1, 2]) == "\U0001f642!"
     assert join_tokens(halves, [0, 2]) == "\ufffd!"
     assert join_tokens(halves, [1]) == "\ufffd\ufffd"
     assert join_tokens(halves, []) == ""

@@ -13,7 +13,8 @@ from tinytorch.text.tokenization import BPETokenizer, split_pieces
 tokenizers = pytest.importorskip("tokenizers", reason="compares with the library tokenizers")
 
 TEXT = """It was the best of times, it was the worst of times, it was the age of wisdom, it was
-the age of foolishness; 12 cats weren't there, and 'll never be:   the naïve café 我喜欢猫 🙂🙂.
+the age of foolishness; 12 cats weren't there, and 'll never be:   the naïve café.
+我喜欢猫 \U0001f642\U0001f642
 \tdef main(arguments):\n        return [x**2 for x in range(10)]\n\n\n"""
 
 
@@ -66,7 +67,7 @@ def test_ids_and_text_by_the_librarys_own_pattern(ours):
 
 
 @settings(deadline=None)
-@given(st.text("ab c'stve12.,_-\n\té我🙂", max_size=80))
+@given(st.text("ab c'stve12.,_-\n\té我\U0001f642", max_size=80))
 def test_ids_of_random_texts_by_the_librarys_own_pattern(text):
     tokenizer = BPETokenizer.train(TEXT, 400)
     assert tokenizer.encode(text) == library(tokenizer, use_regex=True).encode(text).ids

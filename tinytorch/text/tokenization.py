@@ -381,8 +381,8 @@ class BPETokenizer(Tokenizer):
     >>> tokenizer = BPETokenizer.train("the theme", vocab_size=259, special_tokens=["<end>"])
     >>> tokenizer.encode(" the hat<end>", parse_special=True), tokenizer.tokens[257]
     ([32, 257, 32, 104, 97, 116, 258], b'the')
-    >>> tokenizer.decode(tokenizer.encode("naïve 🙂"))
-    'naïve 🙂'
+    >>> tokenizer.decode(tokenizer.encode("naïve 𝄞"))
+    'naïve 𝄞'
     """
 
     _REMEMBERED = 65_536  # pieces; beyond that, new ones are worked out each time
