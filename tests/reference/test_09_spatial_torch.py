@@ -23,7 +23,8 @@ def settings(**choices):
 CONVOLUTIONS = [
     *settings(kernel_size=[1, 3, (2, 4)], stride=[1, 2], padding=[0, 2], groups=[1, 2]),
     *settings(kernel_size=[3], stride=[1, (3, 1)], dilation=[2, (1, 2)], padding=[(0, 3)]),
-    *settings(kernel_size=[3, 4, (2, 5)], padding=["same", "valid"], dilation=[1, 2]),
+    *settings(kernel_size=[3, 4, (2, 5)], padding=["same"], dilation=[1, 2]),
+    *settings(kernel_size=[3], padding=["valid"]),
 ]
 TRANSPOSED = [
     *settings(kernel_size=[2, (3, 4)], stride=[1, 2], padding=[0, 1], groups=[1, 2]),
@@ -32,7 +33,7 @@ TRANSPOSED = [
 ]
 POOLS = settings(kernel_size=[2, 3, (2, 3)], stride=[None, 1, (2, 1)], padding=[0, 1])
 CASES = [
-    *[("Conv2d", (4, 6), how, shape) for how in CONVOLUTIONS for shape in (IMAGES, (2, 4, 7, 6))],
+    *[("Conv2d", (4, 6), how, IMAGES) for how in CONVOLUTIONS],
     *[("Conv2d", (4, 8), dict(kernel_size=3, groups=4, bias=b), IMAGES) for b in (True, False)],
     ("Conv2d", (4, 6), dict(kernel_size=3, padding=1), MANY),
     ("Conv2d", (4, 6), dict(kernel_size=3, stride=2, groups=2), MANY),
@@ -104,8 +105,12 @@ def test_running_statistics_and_eval_mode_equal_pytorch(name, shape):
         x = random.standard_normal(shape) * 3 + 1
         ours(Tensor(x, dtype=np.float64))
         theirs(torch.tensor(x))
-    np.testing.assert_allclose(ours.running_mean.numpy(), theirs.running_mean.numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(ours.running_var.numpy(), theirs.running_var.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        ours.running_mean.numpy(), theirs.running_mean.numpy(), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        ours.running_var.numpy(), theirs.running_var.numpy(), rtol=1e-5, atol=1e-5
+    )
     ours.eval()
     theirs.eval()
     x, z = Tensor(x, True, np.float64), torch.tensor(x, requires_grad=True)
@@ -115,7 +120,9 @@ def test_running_statistics_and_eval_mode_equal_pytorch(name, shape):
     expected.sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-5, atol=1e-5)
     for parameter, theirs_too in zip(ours.parameters(), theirs.parameters(), strict=True):
-        np.testing.assert_allclose(parameter.grad.numpy(), theirs_too.grad.numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            parameter.grad.numpy(), theirs_too.grad.numpy(), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
