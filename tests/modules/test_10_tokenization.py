@@ -183,6 +183,12 @@ def test_table_stays_true_while_pairs_are_joined():
         assert {pair for pair in pairs if before[pair] != truth.counts[pair]} <= changed
 
 
+def test_only_the_neighbourhood_has_changed():
+    table = PairTable({b"cabd": 1, b"xyz": 2})
+    changed = {pair for pair in table.join_everywhere((97, 98), 256) if GAP not in pair}
+    assert changed == {(99, 97), (97, 98), (98, 100), (99, 256), (256, 100)}
+
+
 def trained_by_counting(words, count, min_frequency=2):
     """The definition: count all pairs, join the most frequent, once again."""
     words = {tuple(word): times for word, times in words.items()}
