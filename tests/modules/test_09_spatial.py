@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinytorch import nn, optim
 from tinytorch.core import spatial
-from tinytorch.core.autograd import grad, no_grad
+from tinytorch.core.autograd import grad, gradcheck, no_grad
 from tinytorch.core.spatial import (
     conv2d,
     conv2d_weight,
@@ -155,6 +155,33 @@ def test_a_maximum_of_infinities_has_a_gradient_inside_the_image():
     x = Tensor(np.full((1, 1, 3, 3), -np.inf), requires_grad=True)
     y = max_pool2d(x, kernel_size=3, stride=2, padding=1)
     assert (y.numpy() == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (
+            lambda x, w, b: conv2d(x, w, b, padding=1, stride=(2, 1)),
+            [(2, 2, 4, 3), (2, 2, 3, 2), (2,)],
+        ),
+        (lambda x, w: conv2d(x, w, groups=2, dilation=2), [(1, 4, 4, 3), (2, 2, 2, 2)]),
+        (lambda y, w, b: conv_transpose2d(y, w, b, stride=2), [(1, 2, 2, 3), (2, 3, 3, 2), (3,)]),
+        (lambda y, w: conv_transpose2d(y, w, padding=1), [(1, 2, 3, 3), (2, 1, 3, 3)]),
+        (lambda x, y: conv2d_weight(x, y, kernel_size=2), [(2, 2, 3, 4), (2, 2, 2, 3)]),
+        (lambda x: max_pool2d(x, kernel_size=3, stride=2, padding=1), [(1, 2, 4, 5)]),
+        (lambda x: spatial.avg_pool2d(x, kernel_size=3, stride=2, padding=1), [(1, 2, 4, 5)]),
+        (lambda x, w, b: spatial.batch_norm(x, w, b), [(2, 2, 3, 2), (2,), (2,)]),
+        (lambda x, w, b: group_norm(x, 2, w, b), [(2, 4, 3), (4,), (4,)]),
+        (nn.AdaptiveAvgPool2d((2, 3)), [(1, 1, 3, 4)]),
+        (nn.Upsample(scale_factor=2), [(1, 1, 2, 3)]),
+        (nn.Upsample(size=(3, 5), mode="bilinear"), [(1, 1, 2, 3)]),
+    ],
+)
+def test_gradients_to_second_order(function, shapes):
+    def bent(*inputs):
+        return function(*inputs) ** 3
+
+    assert gradcheck(bent, *(images(*shape) for shape in shapes), order=2, tolerance=1e-3)
 
 
 def test_layers_start_as_pytorchs_do():
