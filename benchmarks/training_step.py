@@ -40,6 +40,103 @@ def mlp(sizes, batch):
     return ours, peer
 
 
+def lstm(inputs, hidden, steps, batch, classes=64):
+    """(our step, PyTorch's step) for an LSTM that says a class at every step of a sequence."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
+    y = random.integers(0, classes, steps * batch)
+
+    def reader(module, linear, recurrent):
+        class Reader(module):
+            def __init__(self):
+                super().__init__()
+                self.recurrent, self.head = recurrent(inputs, hidden), linear(hidden, classes)
+
+            def forward(self, x):
+                return self.head(self.recurrent(x)[0]).reshape(-1, classes)
+
+        return Reader()
+
+    model = reader(nn.Module, nn.Linear, nn.LSTM)
+    theirs = reader(torch.nn.Module, torch.nn.Linear, torch.nn.LSTM)
+    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
+    peer = step(
+        theirs,
+        torch.optim.Adam(theirs.parameters()),
+        torch.nn.CrossEntropyLoss(),
+        torch.tensor(x),
+        torch.tensor(y),
+    )
+    return ours, peer
+
+
+def images(build, channels, size, batch):
+    """The same network of images, `build(library)`, on the same random batch of ten classes."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((batch, channels, size, size)).astype(np.float32)
+    y = random.integers(0, 10, batch)
+    model, theirs = build(nn), build(torch.nn)
+    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
+    peer = step(
+        theirs,
+        torch.optim.Adam(theirs.parameters()),
+        torch.nn.CrossEntropyLoss(),
+        torch.tensor(x),
+        torch.tensor(y),
+    )
+    return ours, peer
+
+
+def lenet(library):
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, for images of 28 x 28."""
+    return library.Sequential(
+        library.Conv2d(1, 6, 5, padding=2),
+        library.ReLU(),
+        library.MaxPool2d(2),
+        library.Conv2d(6, 16, 5),
+        library.ReLU(),
+        library.MaxPool2d(2),
+        library.Flatten(),
+        library.Linear(400, 120),
+        library.ReLU(),
+        library.Linear(120, 84),
+        library.ReLU(),
+        library.Linear(84, 10),
+    )
+
+
+def resnet(library):
+    """A stem and two residual blocks (He et al. 2016, for CIFAR), 16 and then 32 channels."""
+
+    class Block(library.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.relu = library.ReLU()
+            self.conv1 = library.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+            self.norm1 = library.BatchNorm2d(outputs)
+            self.conv2 = library.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.norm2 = library.BatchNorm2d(outputs)
+            self.short = library.Identity()
+            if inputs != outputs:
+                conv = library.Conv2d(inputs, outputs, 1, stride, bias=False)
+                self.short = library.Sequential(conv, library.BatchNorm2d(outputs))
+
+        def forward(self, x):
+            inner = self.relu(self.norm1(self.conv1(x)))
+            return self.relu(self.norm2(self.conv2(inner)) + self.short(x))
+
+    return library.Sequential(
+        library.Conv2d(3, 16, 3, padding=1, bias=False),
+        library.BatchNorm2d(16),
+        library.ReLU(),
+        Block(16, 16, 1),
+        Block(16, 32, 2),
+        library.AdaptiveAvgPool2d(1),
+        library.Flatten(),
+        library.Linear(32, 10),
+    )
+
+
 def step(model, optimizer, loss_fn, x, y):
     """The same five lines for both frameworks."""
 
@@ -56,6 +153,9 @@ def step(model, optimizer, loss_fn, x, y):
 CASES = {
     "MLP 784-128-10, batch 64": (lambda: mlp([784, 128, 10], 64), 0.65),
     "MLP 784-100-100-10, batch 8": (lambda: mlp([784, 100, 100, 10], 8), 0.65),
+    "LeNet 28x28, batch 64": (lambda: images(lenet, 1, 28, 64), 1.8),
+    "ResNet, 2 blocks, 3x32x32, batch 32": (lambda: images(resnet, 3, 32, 32), 2.2),
+    "LSTM 128-256, T 50, batch 16": (lambda: lstm(128, 256, 50, 16), 1.5),
 }
 
 if __name__ == "__main__":

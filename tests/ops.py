@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import tinytorch
-from tinytorch.core import activations, layers, losses, tensor
+from tinytorch.core import activations, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.optimization import quantization
+from tinytorch.text import embeddings
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def samples() -> Iterator[Sample]:
     yield from parts()
     yield from matrices()
     yield from of_networks()
+    yield from of_images()
+    yield from of_sequences()
     yield from integers()
+    yield from of_texts()
 
 
 def arithmetic() -> Iterator[Sample]:
@@ -375,6 +379,170 @@ def cross_entropies() -> Iterator[Sample]:
         yield Sample(losses.cross_entropy, images, formula, torch_cross_entropy, params)
 
 
+def of_images() -> Iterator[Sample]:
+    ways: list[dict[str, Any]] = [{}, {"stride": 2}, {"padding": 1}]
+    ways += [{"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}]
+    for how in ways:
+        x, weight, bias = normal(2, 2, 5, 4), normal(2, 2, 3, 2), normal(2)
+        kernel, size = {"kernel_size": (3, 2), **how}, {"size": (5, 4), **how}
+        columns = normal(*columns_of(x, **kernel).shape)
+        yield Sample(spatial.unfold, (x,), columns_of, functional("unfold"), kernel)
+        word = functional("fold", output_size=(5, 4), without=("size",))
+        yield Sample(spatial.fold, (columns,), folded, word, {**kernel, "size": (5, 4)})
+        y = normal(*correlated(x, weight, **how).shape)
+        yield Sample(spatial.conv2d, (x, weight), correlated, functional("conv2d"), how)
+        yield Sample(spatial.conv2d, (x, weight, bias), correlated, functional("conv2d"), how)
+        yield Sample(spatial.conv_transpose2d, (y, weight, bias), spread, None, size)
+        yield Sample(spatial.conv2d_weight, (x, y), weighed, None, kernel)
+    x, y, weight = normal(2, 4, 3, 3), normal(2, 2, 2, 2), normal(2, 2, 2, 2)
+    hands = {"groups": 2}
+    yield Sample(spatial.conv2d, (x, weight), correlated, functional("conv2d"), hands)
+    word = functional("conv_transpose2d", without=("size",))
+    yield Sample(spatial.conv_transpose2d, (y, weight), spread, word, {"size": None, **hands})
+    yield Sample(spatial.conv2d_weight, (x, y), weighed, None, {"kernel_size": 2, **hands})
+    yield Sample(spatial.conv2d, (x[:0], weight), correlated, functional("conv2d"), hands)
+    yield from poolings()
+
+
+def poolings() -> Iterator[Sample]:
+    image = random.permutation(np.linspace(-2.0, 2.0, 40)).reshape(2, 1, 5, 4)
+    ways: list[dict[str, Any]] = [{"kernel_size": 2}, {"kernel_size": (3, 2), "stride": 1}]
+    ways += [{"kernel_size": 3, "stride": 2, "padding": 1}]
+    for how in ways:
+        for op, reduce, fill in [
+            (spatial.max_pool2d, np.max, -np.inf),
+            (spatial.avg_pool2d, np.mean, 0),
+        ]:
+            formula = pooled(reduce, fill)
+            yield Sample(op, (image,), formula, functional(op.__name__), how)
+    for x in (normal(4, 2), normal(2, 2, 3), normal(2, 2, 2, 2)):
+        yield Sample(spatial.batch_norm, (x, normal(2), normal(2)), normalised, torch_batch_norm)
+        yield Sample(spatial.batch_norm, (x,), normalised, torch_batch_norm, {"eps": 0.1})
+
+
+def windows_of(x, kernel_size, stride=1, padding=0, dilation=1, fill=0.0):
+    """The windows of images one by one, (N, C, KH, KW, OH, OW): slowly, by the definition."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
+        n if isinstance(n, tuple) else (n, n) for n in (kernel_size, stride, padding, dilation)
+    )
+    x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=fill)
+    rows = range(0, x.shape[2] - dh * (kh - 1), sh)
+    columns = range(0, x.shape[3] - dw * (kw - 1), sw)
+    lines = [[x[:, :, h : h + dh * kh : dh, w : w + dw * kw : dw] for w in columns] for h in rows]
+    cut = [[window[:, :, :kh, :kw] for window in line] for line in lines]
+    return np.stack([np.stack(line, axis=-1) for line in cut], axis=-2)
+
+
+def columns_of(x, **how):
+    windows = windows_of(x, **how)
+    return windows.reshape(len(x), math.prod(windows.shape[1:4]), -1)
+
+
+def correlated(x, weight, bias=None, groups=1, **how):
+    parts = np.split(windows_of(x, kernel_size=weight.shape[2:], **how), groups, axis=1)
+    hands = np.split(weight, groups)
+    y = [np.einsum("ncijhw,ocij->nohw", *pair) for pair in zip(parts, hands, strict=True)]
+    return np.concatenate(y, axis=1) + (0 if bias is None else bias[:, None, None])
+
+
+def transposed(function, shape, y):
+    """What the transpose of a linear function of an array of `shape` makes of `y`."""
+    unit = np.eye(math.prod(shape)).reshape(-1, *shape)
+    return np.array([(function(one) * y).sum() for one in unit]).reshape(shape)
+
+
+def folded(columns, size, kernel_size, **how):
+    def unfolded(x):
+        return columns_of(x, kernel_size=kernel_size, **how)
+
+    area = math.prod(kernel_size)
+    return transposed(unfolded, (len(columns), columns.shape[1] // area, *size), columns)
+
+
+def spread(y, weight, bias=None, size=None, groups=1, **how):
+    size = size or tuple(n + k - 1 for n, k in zip(y.shape[2:], weight.shape[2:], strict=True))
+    shape = (len(y), weight.shape[1] * groups, *size)
+    x = transposed(lambda x: correlated(x, weight, groups=groups, **how), shape, y)
+    return x + (0 if bias is None else bias[:, None, None])
+
+
+def weighed(x, y, kernel_size, groups=1, **how):
+    kernel = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+    shape = (y.shape[1], x.shape[1] // groups, *kernel)
+    return transposed(lambda weight: correlated(x, weight, groups=groups, **how), shape, y)
+
+
+def pooled(reduce, fill):
+    def formula(x, kernel_size, stride=None, padding=0):
+        stride = kernel_size if stride is None else stride
+        windows = windows_of(x, kernel_size, stride, padding, fill=fill)
+        return reduce(windows, axis=(2, 3))
+
+    return formula
+
+
+def normalised(x, weight=None, bias=None, eps=1e-5):
+    axes = (0, *range(2, x.ndim))
+    along = (-1, *(1,) * (x.ndim - 2))
+    weight = 1 if weight is None else weight.reshape(along)
+    bias = 0 if bias is None else bias.reshape(along)
+    distance = x - x.mean(axis=axes, keepdims=True)
+    return weight * distance / np.sqrt(x.var(axis=axes, keepdims=True) + eps) + bias
+
+
+def torch_batch_norm(x, weight=None, bias=None, eps=1e-5):
+    function = torch_of(x).nn.functional.batch_norm
+    return function(x, None, None, weight, bias, training=True, eps=eps)
+
+
+def of_sequences() -> Iterator[Sample]:
+    """Two sequences of three steps; a mask ends the second after one, or begins it so late."""
+    mask = np.array([[True, True], [True, False], [True, False]])[:, :, None]
+    for params in ({}, {"mask": mask}, {"nonlinearity": "relu"}):
+        inputs = (normal(3, 2, 2), normal(2, 2), normal(2, 2))
+        yield Sample(recurrent.rnn_sequence, inputs, rnn_in_numpy, None, params)
+    for params in ({}, {"mask": mask[::-1]}):
+        inputs = (normal(3, 2, 8), normal(2, 2), normal(2, 2), normal(2, 8))
+        yield Sample(recurrent.lstm_sequence, inputs, lstm_in_numpy, None, params)
+        for bias in [(), (normal(6),)]:
+            inputs = (normal(3, 2, 6), normal(2, 2), normal(2, 6), *bias)
+            yield Sample(recurrent.gru_sequence, inputs, gru_in_numpy, None, params)
+
+
+def rnn_in_numpy(projected, h, weight, mask=None, nonlinearity="tanh"):
+    bend = np.tanh if nonlinearity == "tanh" else lambda x: x * (x > 0)
+    states = []
+    for t, p in enumerate(projected):
+        h = np.where(True if mask is None else mask[t], bend(p + h @ weight), h)
+        states.append(h)
+    return np.array(states)
+
+
+def lstm_in_numpy(projected, h, c, weight, mask=None):
+    parts = []
+    for t, p in enumerate(projected):
+        live = True if mask is None else mask[t]
+        sums = np.split(p + h @ weight, 4, axis=-1)
+        i, f, o = (1 / (1 + np.exp(-sums[k])) for k in (0, 1, 3))
+        n = np.tanh(sums[2])
+        after = f * c + i * n
+        h, c = np.where(live, o * np.tanh(after), h), np.where(live, after, c)
+        parts.append([h, c, i, f, n, o])
+    return np.array(parts).swapaxes(0, 1)
+
+
+def gru_in_numpy(projected, h, weight, bias=0.0, mask=None):
+    parts = []
+    for t, p in enumerate(projected):
+        memory = np.split(h @ weight + bias, 3, axis=-1)
+        p = np.split(p, 3, axis=-1)
+        r, z = (1 / (1 + np.exp(-p[k] - memory[k])) for k in (0, 1))
+        n = np.tanh(p[2] + r * memory[2])
+        h = np.where(True if mask is None else mask[t], (1 - z) * n + z * h, h)
+        parts.append([h, r, z, n, memory[2]])
+    return np.array(parts).swapaxes(0, 1)
+
+
 def integers() -> Iterator[Sample]:
     x, weight = (random.integers(-128, 128, shape).astype(np.int8) for shape in ((4, 3), (3, 2)))
 
@@ -383,6 +551,34 @@ def integers() -> Iterator[Sample]:
 
     params = {"scale": 0.5, "x_zero_point": 3, "weight_zero_point": -2}
     yield constant(quantization.int8_linear, (x, weight), formula, None, params)
+
+
+def of_texts() -> Iterator[Sample]:
+    def rows(ids, weight, padding_idx=None):
+        return np.eye(len(weight))[ids] @ weight  # one-hot vectors
+
+    def torch_rows(ids, weight, **params):
+        ids = torch_of(weight).tensor(ids)
+        return torch_of(weight).nn.functional.embedding(ids, weight, **params)
+
+    def added(rows, ids, count):
+        one_hot = np.eye(count)[ids].reshape(-1, count)
+        return one_hot.T @ rows.reshape(-1, rows.shape[-1])
+
+    def turned(x, cos, sin):
+        first, second = np.split(x, 2, axis=-1)
+        z = (first + 1j * second) * (cos + 1j * sin)
+        return np.concatenate([z.real, z.imag], axis=-1)
+
+    weight = normal(4, 3)
+    for ids in ([2, 0, 2], [[1, 1], [3, 0]], 3, np.zeros((2, 0), int)):
+        ids = np.array(ids)
+        yield Sample(embeddings.embedding, (ids, weight), rows, torch_rows)
+        inputs = normal(*ids.shape, 3), ids
+        yield Sample(embeddings.scatter_rows, inputs, added, None, {"count": 4})
+    for shape, angles in [((4,), (2,)), ((2, 3, 4), (3, 2)), ((0, 2), (1,))]:
+        inputs = normal(*shape), normal(*angles), normal(*angles)
+        yield Sample(embeddings.rotate_pairs, inputs, turned)
 
 
 # --- PyTorch's words; torch itself is found from its tensors, so that nothing here imports it ---
