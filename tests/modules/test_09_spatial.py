@@ -25,7 +25,7 @@ from tinytorch.core.spatial import (
     sliding_windows,
     unfold,
 )
-from tinytorch.core.tensor import Tensor, manual_seed
+from tinytorch.core.tensor import Tensor, manual_seed, writes
 
 random = np.random.default_rng(0)
 
@@ -103,6 +103,25 @@ def test_windows_are_a_view_that_can_be_written_through():
     assert x[0, 0].tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 1]]
     x.flags.writeable = False
     assert not sliding_windows(x, (2, 2)).flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [((2, 3), (1, 1), (1, 1)), ((3, 2), (2, 3), (2, 4))]
+)
+def test_windows_columns_and_their_sums_follow_the_definition(kernel, stride, dilation):
+    x = images(2, 3, 9, 8)
+    windows = sliding_windows(x, kernel, stride, dilation)
+    (down, right), (rows, columns) = stride, dilation
+    for n, c, i, j, h, w in np.ndindex(windows.shape):
+        assert windows[n, c, i, j, h, w] == x[n, c, h * down + i * rows, w * right + j * columns]
+    how = dict(kernel_size=kernel, stride=stride, dilation=dilation)
+    flat = unfold(x, **how)
+    np.testing.assert_array_equal(flat, windows.reshape(flat.shape))
+    counts = fold(np.ones_like(flat), size=(9, 8), **how)
+    expected = np.zeros_like(x)
+    for i, j, h, w in np.ndindex(windows.shape[2:]):
+        expected[:, :, h * down + i * rows, w * right + j * columns] += 1
+    np.testing.assert_array_equal(counts, expected)
 
 
 def test_empty_batches_and_empty_results():
@@ -217,6 +236,32 @@ def test_batch_norm_follows_the_mode_and_is_saved():
         layer(x).numpy()[:1], layer(one).numpy(), rtol=1e-6, err_msg="neighbours don't matter"
     )
     np.testing.assert_allclose(layer.running_mean.numpy(), mean, rtol=1e-4)
+
+
+def test_one_batch_moves_the_running_statistics_by_momentum_and_autograd_hears_of_it():
+    layer = nn.BatchNorm1d(1, momentum=0.1)
+    before = writes.clock
+    layer(Tensor([[8.0], [12.0]]))
+    assert layer.running_mean.item() == pytest.approx(1.0)  # 0.9 * 0 + 0.1 * 10
+    assert layer.running_var.item() == pytest.approx(1.7)  # 0.9 * 1 + 0.1 * 8
+    assert all(writes.since(buffer.data, before) for buffer in layer.buffers())
+
+
+@pytest.mark.parametrize("eps", [0.0, 2.0])
+def test_normalisations_follow_their_formulas(eps):
+    x, weight, bias = images(3, 4, 5), images(4, 1), images(4, 1)
+
+    def normalised(x, axes):
+        distance = x - x.mean(axis=axes, keepdims=True)
+        return distance / np.sqrt((distance**2).mean(axis=axes, keepdims=True) + eps)
+
+    got = spatial.batch_norm(x, weight[:, 0], bias[:, 0], eps=eps)
+    np.testing.assert_allclose(got, normalised(x, (0, 2)) * weight + bias, rtol=1e-10)
+    parts = normalised(x.reshape(3, 2, 10), 2).reshape(x.shape)
+    tensors = (Tensor(v, dtype=np.float64) for v in (x, weight[:, 0], bias[:, 0]))
+    x, *affine = tensors
+    got = group_norm(x, 2, *affine, eps=eps)
+    np.testing.assert_allclose(got.numpy(), parts * weight + bias, rtol=1e-10)
 
 
 def test_group_norm_of_an_image_does_not_see_the_others():
