@@ -819,9 +819,9 @@ At the other end, a language model has to say which token comes next: it gives a
 # %% nbgrader={"grade": false, "grade_id": "tied-linear", "locked": false, "solution": true}
 #| export
 class TiedLinear(Module):
-    """Scores of all tokens, x @ embedding.weight^T: (..., D) -> (..., V), without a weight of its own.
+    """Scores of all tokens, x @ embedding.weight^T: (..., D) -> (..., V), without an own weight.
 
-    The embedding's weight is one parameter with two uses, whose gradients add up (Press & Wolf 2017).
+    The embedding's weight is one parameter with two uses; its gradients add up (Press, Wolf 2017).
 
     >>> tokens = Embedding(100, 16)
     >>> head = TiedLinear(tokens)

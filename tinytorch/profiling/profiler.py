@@ -127,6 +127,15 @@ FLOPS: dict[str, Callable[[tuple, Mapping[str, Any], Any], int]] = {
     "var": lambda inputs, params, out: 3 * inputs[0].size,
     **dict.fromkeys(("reshape", "permute", "swapaxes", "broadcast_to", "getitem"), _nothing),
     **dict.fromkeys(("concatenate", "put", "copy", "astype"), _nothing),
+    "conv2d": lambda inputs, params, out: 2 * out.size * inputs[1][0].size,
+    "conv_transpose2d": lambda inputs, params, out: 2 * inputs[0].size * inputs[1][0].size,
+    "conv2d_weight": lambda inputs, params, out: 2 * inputs[1].size * out[0].size,
+    **dict.fromkeys(("max_pool2d", "avg_pool2d", "fold"), _each_input),
+    "unfold": _nothing,
+    "batch_norm": lambda inputs, params, out: 3 * out.size,
+    "embedding": _nothing,
+    "scatter_rows": _each_input,
+    "rotate_pairs": lambda inputs, params, out: 3 * out.size,
 }
 
 

@@ -354,9 +354,9 @@ class EmbeddingLayer(Module):
 
 # %% modules/11_embeddings/embeddings_dev.py #tied-linear
 class TiedLinear(Module):
-    """Scores of all tokens, x @ embedding.weight^T: (..., D) -> (..., V), without a weight of its own.
+    """Scores of all tokens, x @ embedding.weight^T: (..., D) -> (..., V), without an own weight.
 
-    The embedding's weight is one parameter with two uses, whose gradients add up (Press & Wolf 2017).
+    The embedding's weight is one parameter with two uses; its gradients add up (Press, Wolf 2017).
 
     >>> tokens = Embedding(100, 16)
     >>> head = TiedLinear(tokens)
