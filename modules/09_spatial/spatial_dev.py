@@ -813,7 +813,7 @@ r"""
 ### Exercise: conv2d_weight
 
 For the kernel's cell $k$ and output channel $o$: $w_{o,k} = \sum_{n,l} y_{n,o,l}\; \mathrm{column}_{n,k,l}$, a product of the columns with the transposed results, summed over all images. Both come from `room`: `room.columns(x[images], groups)` is
-(N, G, K, L), `room.widened(y[images], groups)` is (N, G, O/G, L). Add up into `total`, (G, K, O/G). (The other way round, results times transposed columns, is the same sum; NumPy's BLAS takes twice as long for it when O is small.)
+(N, G, K, L), `room.widened(y[images], groups)` is (N, G, O/G, L). Add up into `total`, (G, K, O/G). (Results times transposed columns is the same sum the other way round. The order can matter to the BLAS: time both, if you like.)
 """
 
 
