@@ -46,6 +46,7 @@ import numpy as np
 from tinytorch.core.autograd import explicit_subscripts, no_grad, producers_first
 from tinytorch.core.layers import Module
 from tinytorch.core.tensor import Tensor, watching
+from tinytorch.core.training import write_atomically
 
 # %%
 import tempfile
@@ -421,7 +422,7 @@ class Trace:
     def save_chrome(self, path: str | os.PathLike) -> None:
         """Write a file for chrome://tracing and ui.perfetto.dev: one bar for each call."""
         text = json.dumps({"traceEvents": chrome_events(self.calls), "displayTimeUnit": "ms"})
-        _write_text(Path(path), text)
+        write_atomically(Path(path), text.encode())
 
 
 @contextmanager
@@ -562,18 +563,6 @@ def test_chrome_events():
 
 
 test_chrome_events()
-
-
-# %% nbgrader={"grade": false, "grade_id": "write-text", "locked": true, "schema_version": 3, "solution": false, "task": false}
-#| exporti
-def _write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader finds the old one or the new one, never half of it."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # %%
@@ -1059,7 +1048,7 @@ class GraphDrawing:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the drawing to a .svg file."""
-        _write_text(Path(path), self.svg)
+        write_atomically(Path(path), self.svg.encode())
 
 
 def _layout(tensors: list[Tensor]) -> tuple[dict[int, tuple[float, float]], int, int]:

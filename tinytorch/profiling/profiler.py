@@ -24,6 +24,7 @@ import numpy as np
 from tinytorch.core.autograd import explicit_subscripts, no_grad, producers_first
 from tinytorch.core.layers import Module
 from tinytorch.core.tensor import Tensor, watching
+from tinytorch.core.training import write_atomically
 
 # %% auto #0
 __all__ = [
@@ -221,7 +222,7 @@ class Trace:
     def save_chrome(self, path: str | os.PathLike) -> None:
         """Write a file for chrome://tracing and ui.perfetto.dev: one bar for each call."""
         text = json.dumps({"traceEvents": chrome_events(self.calls), "displayTimeUnit": "ms"})
-        _write_text(Path(path), text)
+        write_atomically(Path(path), text.encode())
 
 
 @contextmanager
@@ -283,17 +284,6 @@ def chrome_events(calls: Iterable[OpCall]) -> list[dict[str, Any]]:
         }
         for call in calls
     ]
-
-
-# %% modules/14_profiling/profiling_dev.py #write-text
-def _write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader finds the old one or the new one, never half of it."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # %% modules/14_profiling/profiling_dev.py #latency
@@ -577,7 +567,7 @@ class GraphDrawing:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the drawing to a .svg file."""
-        _write_text(Path(path), self.svg)
+        write_atomically(Path(path), self.svg.encode())
 
 
 def _layout(tensors: list[Tensor]) -> tuple[dict[int, tuple[float, float]], int, int]:
