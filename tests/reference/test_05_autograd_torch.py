@@ -58,9 +58,16 @@ def wrap(x):
     return Tensor(x, dtype=x.dtype) if isinstance(x, np.ndarray) else x
 
 
+# no single function of PyTorch does the same; what is built of them is compared in files of its own
+NOT_COMPARED_HERE = {
+    *("astype", "scatter_add", "int8_linear", "conv2d_weight", "scatter_rows", "rotate_pairs"),
+    *("rnn_sequence", "lstm_sequence", "gru_sequence"),
+}
+
+
 def test_the_table_is_compared_almost_whole():
     compared = {sample.op.__name__ for sample in known}
-    assert {s.op.__name__ for s in SAMPLES} - compared == {"astype", "scatter_add", "int8_linear"}
+    assert {s.op.__name__ for s in SAMPLES} - compared == NOT_COMPARED_HERE
 
 
 @pytest.mark.parametrize(
