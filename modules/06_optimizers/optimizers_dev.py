@@ -90,7 +90,7 @@ rule; read it once, from `step` downwards. Two ideas matter to you:
 
 1. A rule is one method, `update(p, g, state, group, step)`, on **arrays**. `p` is to be changed in place: `p -= ...`, since `p = p - ...`
    would only give the name `p` to a new array, and the network would never hear of it.
-2. `state("name")` is an array like `p` that survives from step to step, zeros at first.
+2. `state("name")` is an array like `p` that survives from step to step, zeros at first. A name that begins with `_` is scratch paper: it isn't saved.
 
 And one idea about speed. A network has many small parameters, and each NumPy call costs about a microsecond before it computes
 anything. What if all of them were one long array?
@@ -174,10 +174,21 @@ class ParameterBlock:
             self.state[name] = np.zeros_like(self.data)
         return self.state[name]
 
+    def part_of(self, name: str, part: slice) -> np.ndarray:
+        """A part of the flat array `name`; a name with a leading _ is scratch, one part long."""
+        if not name.startswith("_"):
+            return self.state_of(name).reshape(-1)[part]
+        length = min(part.stop, self.data.size) - part.start
+        if name not in self.state or self.state[name].size < length:
+            self.state[name] = np.empty(length, self.data.dtype)
+        return self.state[name][:length]
+
     def state_by_parameter(self) -> list[dict[str, np.ndarray]]:
-        """The state arrays of each parameter, by name: views."""
+        """The state arrays of each parameter, by name: views, without the scratch arrays."""
         states: list[dict[str, np.ndarray]] = [{} for _ in self.parameters]
         for name, flat in self.state.items():
+            if name.startswith("_"):
+                continue
             for state, (_, part) in zip(states, self.slots(flat.reshape(-1)), strict=True):
                 state[name] = part
         return states
@@ -307,7 +318,7 @@ class Optimizer:
             flat, grad = block.data.reshape(-1), block.grad.reshape(-1)
             for start in range(0, flat.size, self.chunk):
                 part = slice(start, start + self.chunk)
-                state = lambda name, part=part: block.state_of(name).reshape(-1)[part]  # noqa: E731
+                state = lambda name, part=part: block.part_of(name, part)  # noqa: E731
                 self.update(flat[part], grad[part], state, group, block.step)
         writes.add(block.data)
 
@@ -604,16 +615,17 @@ $$w \leftarrow w - \mathrm{lr}\; \frac{m / w_1}{\sqrt{s / w_2} + \epsilon}$$
 
 Change the sums `m` and `s` and the parameter `p` in place; `group` has `"betas"`, `"lr"` and `"eps"`, `step` is $t$, from 1. One worked number: betas (0.5, 0.5),
 first gradient 4: $m = 4$, $s = 16$, both weights are 1; the step is $\mathrm{lr} \cdot 4 / 4$. Get it right first. Then look at your temporaries: every
-`a * b` makes a new array; `np.multiply(a, b, out=work)` re-uses one.
+`a * b` makes a new array; `np.multiply(a, b, out=work)` re-uses one, and `work` is given for that.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "adam-step", "locked": false, "schema_version": 3, "solution": true, "task": false}
 #| exporti
-def adam_step(p, g, m, s, group, step) -> None:
+def adam_step(p, g, m, s, work, group, step) -> None:
     """p -= lr (m / w1) / (sqrt(s / w2) + eps), in place: m and s are fading sums, w their weights.
 
-    One temporary array serves every intermediate result, so that a chunk stays in the cache.
+    `work` is an array like `p` for every intermediate result: a new one at each step would cost
+    the system as much time as the arithmetic.
     """
     ### BEGIN SOLUTION
     beta1, beta2 = group["betas"]
@@ -621,7 +633,7 @@ def adam_step(p, g, m, s, group, step) -> None:
     root2 = math.sqrt((1 - beta2**step) / (1 - beta2))
     m *= beta1
     m += g
-    work = g * g
+    np.multiply(g, g, out=work)
     s *= beta2
     s += work
     np.sqrt(s, out=work)
@@ -635,25 +647,25 @@ def adam_step(p, g, m, s, group, step) -> None:
 # %% nbgrader={"grade": true, "grade_id": "test-adam-step", "locked": true, "points": 16, "schema_version": 3, "solution": false, "task": false}
 def test_adam_step():
     group = {"betas": (0.5, 0.5), "lr": 0.1, "eps": 0.0}
-    p, m, s = np.zeros(1), np.zeros(1), np.zeros(1)
-    adam_step(p, np.array([4.0]), m, s, group, 1)
+    p, m, s, work = np.zeros((4, 1))
+    adam_step(p, np.array([4.0]), m, s, work, group, 1)
     check(m, [4.0], "m = 0.5 * 0 + 4, in place")
     check(s, [16.0], "s = 0.5 * 0 + 4^2, in place")
     check(p, [-0.1], "both weights are 1: the first step is lr, whatever the gradient")
     ### BEGIN HIDDEN TESTS
     g = np.array([2.0])
-    adam_step(p, g, m, s, group, 2)
+    adam_step(p, g, m, s, work, group, 2)
     check(m, [4.0], "m = 0.5 * 4 + 2")
     expected = -0.1 - 0.1 * (4 / 1.5) / np.sqrt(12 / 1.5)
     check(p, [expected], "in the second step both weights are 1 + 0.5")
     check(g, [2.0], "the gradient itself stays as it is")
-    p = np.zeros(1)
-    adam_step(p, np.ones(1), np.zeros(1), np.zeros(1), group | {"eps": 1.0}, 1)
+    p, m, s, work = np.zeros((4, 1))
+    adam_step(p, np.ones(1), m, s, work, group | {"eps": 1.0}, 1)
     check(p, [-0.05], "eps is added to the root of the average: 1 / (1 + 1)")
     slow = {"betas": (0.5, 0.9), "lr": 0.1, "eps": 0.5}
-    p, m, s = np.zeros(1), np.zeros(1), np.zeros(1)
+    p, m, s, work = np.zeros((4, 1))
     for step, gradient in enumerate((1.0, 3.0), 1):
-        adam_step(p, np.array([gradient]), m, s, slow, step)
+        adam_step(p, np.array([gradient]), m, s, work, slow, step)
     second = (3.5 / 1.5) / (np.sqrt(9.9 / 1.9) + 0.5)
     check(p, [-0.1 / 1.5 - 0.1 * second], "each sum has weights of its own")
     ### END HIDDEN TESTS
@@ -676,7 +688,7 @@ class Adam(Optimizer):
     def update(self, p, g, state, group, step):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), state("_work"), group, step)
 
 
 # %% [markdown]
@@ -699,7 +711,7 @@ class AdamW(Adam):
     def update(self, p, g, state, group, step):
         ### BEGIN SOLUTION
         p *= 1 - group["lr"] * group["weight_decay"]
-        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), state("_work"), group, step)
         ### END SOLUTION
 
 

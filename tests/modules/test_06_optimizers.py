@@ -189,6 +189,7 @@ def test_state_dict_holds_an_array_in_the_shape_of_each_parameter():
     assert list(saved["state"]) == [0, 1, 2, 3]
     assert saved["state"][2]["gradient_sum"].shape == (5, 3)
     assert saved["state"][2]["step"] == 2
+    assert set(saved["state"][2]) == {"step", "gradient_sum", "square_sum"}, "no scratch is saved"
 
 
 def test_groups_differ_and_lr_sets_them_all():
@@ -227,6 +228,15 @@ def test_chunks_change_nothing(size):
         optimizer.step()
     settings = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     np.testing.assert_allclose(w.numpy(), adam_rule(start, gradients, **settings), atol=1e-12)
+
+
+def test_scratch_of_a_large_parameter_is_one_chunk_long():
+    w = Tensor(np.zeros(3 * Optimizer.chunk), requires_grad=True)
+    w.grad = Tensor(np.ones(3 * Optimizer.chunk))
+    optimizer = Adam([w])
+    optimizer.step()
+    ((block,),) = optimizer._blocks
+    assert block.state["_work"].size == Optimizer.chunk
 
 
 def test_a_non_contiguous_parameter_is_moved_in_place():

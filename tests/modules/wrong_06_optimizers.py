@@ -79,7 +79,7 @@ WRONG = [
         "adamw",
         "an L2 penalty, as in Adam",
         'g = g + group["weight_decay"] * p\n'
-        'adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)',
+        'adam_step(p, g, state("gradient_sum"), state("square_sum"), state("_work"), group, step)',
         loses=["test-adamw"],
     ),
     Wrong(

@@ -78,10 +78,21 @@ class ParameterBlock:
             self.state[name] = np.zeros_like(self.data)
         return self.state[name]
 
+    def part_of(self, name: str, part: slice) -> np.ndarray:
+        """A part of the flat array `name`; a name with a leading _ is scratch, one part long."""
+        if not name.startswith("_"):
+            return self.state_of(name).reshape(-1)[part]
+        length = min(part.stop, self.data.size) - part.start
+        if name not in self.state or self.state[name].size < length:
+            self.state[name] = np.empty(length, self.data.dtype)
+        return self.state[name][:length]
+
     def state_by_parameter(self) -> list[dict[str, np.ndarray]]:
-        """The state arrays of each parameter, by name: views."""
+        """The state arrays of each parameter, by name: views, without the scratch arrays."""
         states: list[dict[str, np.ndarray]] = [{} for _ in self.parameters]
         for name, flat in self.state.items():
+            if name.startswith("_"):
+                continue
             for state, (_, part) in zip(states, self.slots(flat.reshape(-1)), strict=True):
                 state[name] = part
         return states
@@ -210,7 +221,7 @@ class Optimizer:
             flat, grad = block.data.reshape(-1), block.grad.reshape(-1)
             for start in range(0, flat.size, self.chunk):
                 part = slice(start, start + self.chunk)
-                state = lambda name, part=part: block.state_of(name).reshape(-1)[part]  # noqa: E731
+                state = lambda name, part=part: block.part_of(name, part)  # noqa: E731
                 self.update(flat[part], grad[part], state, group, block.step)
         writes.add(block.data)
 
@@ -323,17 +334,18 @@ class RMSprop(Optimizer):
 
 
 # %% modules/06_optimizers/optimizers_dev.py #adam-step
-def adam_step(p, g, m, s, group, step) -> None:
+def adam_step(p, g, m, s, work, group, step) -> None:
     """p -= lr (m / w1) / (sqrt(s / w2) + eps), in place: m and s are fading sums, w their weights.
 
-    One temporary array serves every intermediate result, so that a chunk stays in the cache.
+    `work` is an array like `p` for every intermediate result: a new one at each step would cost
+    the system as much time as the arithmetic.
     """
     beta1, beta2 = group["betas"]
     weight1 = (1 - beta1**step) / (1 - beta1)
     root2 = math.sqrt((1 - beta2**step) / (1 - beta2))
     m *= beta1
     m += g
-    work = g * g
+    np.multiply(g, g, out=work)
     s *= beta2
     s += work
     np.sqrt(s, out=work)
@@ -356,7 +368,7 @@ class Adam(Optimizer):
     def update(self, p, g, state, group, step):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), state("_work"), group, step)
 
 
 # %% modules/06_optimizers/optimizers_dev.py #adamw
@@ -368,7 +380,7 @@ class AdamW(Adam):
 
     def update(self, p, g, state, group, step):
         p *= 1 - group["lr"] * group["weight_decay"]
-        adam_step(p, g, state("gradient_sum"), state("square_sum"), group, step)
+        adam_step(p, g, state("gradient_sum"), state("square_sum"), state("_work"), group, step)
 
 
 # %% modules/06_optimizers/optimizers_dev.py #lion
