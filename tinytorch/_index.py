@@ -168,6 +168,7 @@ HOMES: dict[str, tuple[str, str]] = {
     "Digits": ("data.loader", "08_dataloader"),
     "FashionMNIST": ("data.loader", "08_dataloader"),
     "ImageDataset": ("data.loader", "08_dataloader"),
+    "MovieReviews": ("data.loader", "08_dataloader"),
     "Normalize": ("data.loader", "08_dataloader"),
     "RandomCrop": ("data.loader", "08_dataloader"),
     "RandomHorizontalFlip": ("data.loader", "08_dataloader"),

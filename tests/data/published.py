@@ -47,10 +47,37 @@ def write_cifar10(folder: Path, count: int = 10) -> None:
 
 def cifar10_archive(count: int = 10) -> bytes:
     """CIFAR-10's archive."""
+    files = cifar_batches(count)
+    return tar_of({f"cifar-10-batches-py/{name}": content for name, content in files.items()})
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    """A .tar.gz that holds these files."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content in cifar_batches(count).items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return archive.getvalue()
+
+
+SENTENCES = {  # a few lines as they stand in rt-polarity: lower case, spaces around marks
+    "rt-polarity.neg": ["a café . . . and no plot \x97 at all . ", "dull , \x85 and long"],
+    "rt-polarity.pos": ["it's a treat . ", "warm and funny ", "naïve , in the best sense . "],
+}
+
+
+def review_files(encoding: str = "latin-1") -> dict[str, bytes]:
+    """The two files of rt-polarity; bytes 0x80 to 0x9f are dashes and the like, as published."""
+    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in SENTENCES.items()}
+    published = {name: text.encode("latin-1") for name, text in texts.items()}
+    if encoding == "latin-1":
+        return published
+    return {name: content.decode("cp1252").encode(encoding) for name, content in published.items()}
+
+
+def reviews_archive() -> bytes:
+    """The archive of rt-polarity, which holds a README, too."""
+    files = {"rt-polaritydata.README.1.0.txt": b"=== Introduction\n"}
+    return tar_of(files | {f"rt-polaritydata/{n}": c for n, c in review_files().items()})

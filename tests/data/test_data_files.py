@@ -13,9 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published import cifar10_archive, cifar_batches, idx, write_cifar10, write_mnist
+from published import (
+    cifar10_archive,
+    cifar_batches,
+    idx,
+    review_files,
+    reviews_archive,
+    write_cifar10,
+    write_mnist,
+)
 
-from tinytorch.data.loader import CIFAR10, MNIST, FashionMNIST, TinyShakespeare
+from tinytorch.data.loader import (
+    CIFAR10,
+    MNIST,
+    DataLoader,
+    FashionMNIST,
+    MovieReviews,
+    TinyShakespeare,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +99,34 @@ def test_cifar10(data, monkeypatch, form):
 def test_root_goes_before_the_environment(data, tmp_path):
     write_mnist(tmp_path / "elsewhere" / "mnist", train=7)
     assert len(MNIST(root=tmp_path / "elsewhere")) == 7
+
+
+def write_reviews(folder, form):
+    """rt-polarity as the published archive, as what it holds, or that in UTF-8."""
+    folder.mkdir(parents=True)
+    if form == "archive":
+        (folder / "rt-polaritydata.tar.gz").write_bytes(reviews_archive())
+        return
+    for name, content in review_files(form).items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("form", ["archive", "latin-1", "utf-8"])
+def test_movie_reviews(data, form):
+    write_reviews(data / "rt-polarity", form)
+    reviews = MovieReviews()
+    assert reviews.texts == [
+        "a café . . . and no plot — at all .",
+        "dull , … and long",
+        "it's a treat .",
+        "warm and funny",
+        "naïve , in the best sense .",
+    ]
+    assert reviews.labels.tolist() == [0, 0, 1, 1, 1] and reviews.labels.dtype == np.int64
+    assert len(reviews) == 5 and reviews[3] == ("warm and funny", 1)
+    assert type(reviews[3][1]) is int and MovieReviews.classes[1] == "positive"
+    texts, labels = next(iter(DataLoader(reviews, batch_size=3)))
+    assert texts == reviews.texts[:3] and labels.tolist() == [0, 0, 1]
 
 
 # --- damage ---
@@ -166,6 +209,54 @@ def test_another_archive_or_text_is_refused(data):
         TinyShakespeare()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"good .\n\nbad .\n", "expected a sentence in every line, line 2 is blank"),
+        (b"", "line 1 is blank"),
+        (b"good \x81 .\n", "can't decode byte 0x81"),
+    ],
+)
+def test_a_damaged_file_of_reviews(data, content, message):
+    write_reviews(data / "rt-polarity", "latin-1")
+    path = data / "rt-polarity" / "rt-polarity.pos"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"\.pos is damaged: .*{message}.*: delete it") as caught:
+        MovieReviews()
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"\.pos is missing: get it from https://"):
+        MovieReviews()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: b"",
+        lambda c: b"<html>404</html>",
+        lambda c: c[:-50],
+        lambda c: c[:-8] + b"\0" * 8,
+    ],
+    ids=["empty", "a page", "cut off", "another checksum"],
+)
+def test_a_damaged_archive_of_reviews(data, spoil):
+    write_reviews(data / "rt-polarity", "archive")
+    path = data / "rt-polarity" / "rt-polaritydata.tar.gz"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"\.tar\.gz is damaged: .+: delete it") as caught:
+        MovieReviews()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_without_the_reviews(data):
+    (data / "rt-polarity").mkdir(parents=True)
+    (data / "rt-polarity" / "rt-polaritydata.tar.gz").write_bytes(cifar10_archive())
+    with pytest.raises(
+        ValueError, match=r"damaged: .*rt-polaritydata/rt-polarity\.neg.* not found"
+    ):
+        MovieReviews()
+
+
 # --- downloads ---
 
 
@@ -192,6 +283,18 @@ def test_a_text_is_downloaded_and_checked(data, site, monkeypatch):
     monkeypatch.setattr(TinyShakespeare, "sha256", digest)
     assert TinyShakespeare().text == "First Citizen:\n"
     assert files_in(data) == ["tinyshakespeare/input.txt"]
+
+
+def test_reviews_are_downloaded_as_an_archive(data, site, monkeypatch):
+    folder, address = site
+    monkeypatch.setattr(MovieReviews, "url", address + "rt-polaritydata.tar.gz")
+    (folder / "rt-polaritydata.tar.gz").write_bytes(reviews_archive()[:-50])
+    with pytest.raises(ValueError, match="is damaged"):
+        MovieReviews()
+    assert files_in(data) == []
+    (folder / "rt-polaritydata.tar.gz").write_bytes(reviews_archive())
+    assert len(MovieReviews()) == 5
+    assert files_in(data) == ["rt-polarity/rt-polaritydata.tar.gz"]
 
 
 def test_a_bad_download_leaves_nothing(data, site, monkeypatch):

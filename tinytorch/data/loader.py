@@ -45,6 +45,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageDataset",
+    "MovieReviews",
     "Normalize",
     "RandomCrop",
     "RandomHorizontalFlip",
@@ -797,9 +798,7 @@ class CIFAR10(ImageDataset):
 
         def parse(content: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
             _check_digest("md5", content, self.md5)
-            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-                members = [archive.extractfile(f"{inner}/{name}") for name in names]
-                return [read_cifar(member.read()) for member in members if member]
+            return [read_cifar(member) for member in _members(content, inner, names)]
 
         if (folder / inner).is_dir():
             paths = [folder / inner / name for name in names]
@@ -828,6 +827,61 @@ class TinyShakespeare:
 
         path = data_folder(root) / "tinyshakespeare" / "input.txt"
         self.text: str = read_published(path, self.url, parse, download)
+
+
+class MovieReviews(Dataset):
+    """10,662 sentences of film reviews: half of them from negative (0), half from positive ones.
+
+    B. Pang, L. Lee: Seeing Stars, ACL 2005. Looked for in the folder rt-polarity of
+    `data_folder(root)`: the published archive, or its two files rt-polarity.neg and .pos. Example i
+    is a text and a number; `texts` lists all texts, `labels` is one Tensor of int64. The set has no
+    part for testing.
+    """
+
+    url = "https://www.cs.cornell.edu/people/pabo/movie-review-data/rt-polaritydata.tar.gz"
+    classes = ("negative", "positive")
+
+    def __init__(self, root: str | Path | None = None, download: bool = True):
+        folder = data_folder(root) / "rt-polarity"
+        names = ["rt-polarity.neg", "rt-polarity.pos"]
+
+        def parse(content: bytes) -> list[list[str]]:
+            return [_sentences(member) for member in _members(content, "rt-polaritydata", names)]
+
+        if any((folder / name).is_file() for name in names):
+            paths = [folder / name for name in names]
+            parts = [read_published(path, self.url, _sentences, download=False) for path in paths]
+        else:
+            parts = read_published(folder / Path(self.url).name, self.url, parse, download)
+        self.texts: list[str] = [text for part in parts for text in part]
+        self.labels = Tensor(np.repeat([0, 1], [len(part) for part in parts]), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return self.texts[index], self.labels.data[index].item()
+
+
+def _members(content: bytes, inner: str, names: Sequence[str]) -> list[bytes]:
+    """What the files `names` in the folder `inner` of a .tar.gz hold."""
+    unpacked = io.BytesIO(gzip.decompress(content))  # all of it, so that its checksum is compared
+    with tarfile.open(fileobj=unpacked, mode="r:") as archive:
+        members = [archive.extractfile(f"{inner}/{name}") for name in names]
+        return [member.read() for member in members if member]
+
+
+def _sentences(content: bytes) -> list[str]:
+    """The lines of a text in Windows-1252, as published, or in UTF-8, as it is often passed on."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = content.decode("cp1252")
+    lines = text.removesuffix("\n").split("\n")  # splitlines would cut at other characters, too
+    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if blank:
+        raise ValueError(f"expected a sentence in every line, line {blank[0]} is blank")
+    return [line.strip() for line in lines]
 
 
 def _check_digest(algorithm: str, content: bytes, expected: str) -> None:
