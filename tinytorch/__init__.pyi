@@ -18,6 +18,12 @@ from tinytorch.core.activations import (
     silu,
     softmax,
 )
+from tinytorch.core.attention import (
+    MultiHeadAttention,
+    attention_maps,
+    attention_weights,
+    scaled_dot_product_attention,
+)
 from tinytorch.core.autograd import (
     backward,
     enable_grad,
@@ -310,6 +316,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "MovieReviews",
+    "MultiHeadAttention",
     "Muon",
     "NLLLoss",
     "Normalize",
@@ -359,6 +366,8 @@ __all__ = [
     "argmax",
     "argmin",
     "astype",
+    "attention_maps",
+    "attention_weights",
     "avg_pool2d",
     "backward",
     "batch_norm",
@@ -475,6 +484,7 @@ __all__ = [
     "rnn_step",
     "roofline",
     "rules",
+    "scaled_dot_product_attention",
     "scatter_add",
     "sigmoid",
     "sign",

@@ -17,6 +17,12 @@ from tinytorch.core.activations import (
     silu,
     softmax,
 )
+from tinytorch.core.attention import (
+    MultiHeadAttention,
+    attention_maps,
+    attention_weights,
+    scaled_dot_product_attention,
+)
 from tinytorch.core.autograd import (
     backward,
     enable_grad,
@@ -228,6 +234,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "MultiHeadAttention",
     "Muon",
     "NLLLoss",
     "OneCycleSchedule",
@@ -257,6 +264,8 @@ __all__ = [
     "argmax",
     "argmin",
     "astype",
+    "attention_maps",
+    "attention_weights",
     "avg_pool2d",
     "backward",
     "batch_norm",
@@ -351,6 +360,7 @@ __all__ = [
     "rnn_sequence",
     "rnn_step",
     "rules",
+    "scaled_dot_product_attention",
     "scatter_add",
     "sigmoid",
     "sign",

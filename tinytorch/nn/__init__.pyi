@@ -9,6 +9,7 @@ from tinytorch.core.activations import (
     Softmax,
     Tanh,
 )
+from tinytorch.core.attention import MultiHeadAttention
 from tinytorch.core.layers import Dropout, Flatten, Identity, Linear, Module, Sequential
 from tinytorch.core.losses import (
     BCEWithLogitsLoss,
@@ -78,6 +79,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "MultiHeadAttention",
     "NLLLoss",
     "QuantizedLinear",
     "RNNCell",
