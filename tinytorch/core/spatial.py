@@ -194,6 +194,7 @@ vjp(fold, lambda g, out, columns, size, **how: unfold(g, **how))
 
 # %% modules/09_spatial/spatial_dev.py #room
 BLOCK = 1 << 17  # numbers in the columns of a few images: half a megabyte of float32
+PLACES = 256  # but at least so many columns, where images are small: few make a slow product
 
 
 class _Room:
@@ -207,36 +208,39 @@ class _Room:
         (top, bottom), (left, right) = grid.margins
         height, width = top + grid.size[0] + bottom, left + grid.size[1] + right
         self.grid, self.width = grid, width if grid.stride == (1, 1) else grid.out[1]
-        shape = (channels, *grid.kernel, grid.out[0], self.width)
-        count = max(1, min(images, BLOCK // max(1, math.prod(shape))))
+        cells, places = channels * math.prod(grid.kernel), grid.out[0] * self.width
+        count = max(1, BLOCK // max(1, cells * places), PLACES // max(1, places))
+        count = min(count, max(1, images))
         size = count * channels * height * width
         slack = grid.kernel[1] * grid.dilation[1]  # for the last row, which wraps around, too
         self.memory = np.zeros(size + slack, dtype)
         padded = self.memory[:size].reshape(count, channels, height, width)
         self.inside = _unpadded(padded, grid)
-        *outer, row, column = padded.strides
+        image, channel, row, column = padded.strides
         (down, along), (rows, columns) = grid.stride, grid.dilation
-        steps = (*outer, rows * row, columns * column, down * row, along * column)
-        self.windows = as_strided(padded, (count, *shape), steps)
+        shape = (channels, *grid.kernel, count, grid.out[0], self.width)
+        steps = (channel, rows * row, columns * column, image, down * row, along * column)
+        self.windows = as_strided(padded, shape, steps)  # (C, KH, KW, N, OH, width)
         self.parts = [slice(i, min(i + count, images)) for i in range(0, images, count)]
 
     def columns(self, x: np.ndarray, groups: int) -> np.ndarray:
-        """The windows of a few images as matrices: (N, G, C/G KH KW, OH width)."""
+        """The windows of a few images, side by side: (N, C, H, W) -> (G, C/G KH KW, N OH width)."""
         self.inside[: len(x)] = x
         rows = x.shape[1] // groups * math.prod(self.grid.kernel)
-        return self.windows[: len(x)].copy().reshape(len(x), groups, rows, -1)
+        return self.windows[:, :, :, : len(x)].copy().reshape(groups, rows, -1)
 
     def cut(self, places: np.ndarray) -> np.ndarray:
-        """Products without the junk: (N, G, O/G, OH width) -> (N, O, OH, OW)."""
-        count, groups, outputs, _ = places.shape
-        wide = places.reshape(count, groups * outputs, self.grid.out[0], self.width)
-        return wide[..., : self.grid.out[1]]
+        """Products without the junk: (G, O/G, N OH width) -> (N, O, OH, OW)."""
+        groups, outputs, _ = places.shape
+        wide = places.reshape(groups * outputs, -1, self.grid.out[0], self.width)
+        return wide[..., : self.grid.out[1]].swapaxes(0, 1)
 
     def widened(self, y: np.ndarray, groups: int) -> np.ndarray:
-        """The way back, zeros for junk: (N, O, OH, OW) -> (N, G, O/G, OH width)."""
-        wide = np.zeros((*y.shape[:3], self.width), y.dtype)
-        wide[..., : y.shape[3]] = y
-        return wide.reshape(len(y), groups, y.shape[1] // groups, -1)
+        """The way back, zeros for junk: (N, O, OH, OW) -> (G, O/G, N OH width)."""
+        count, outputs, rows, columns = y.shape
+        wide = np.zeros((outputs, count, rows, self.width), y.dtype)
+        wide[..., :columns] = y.swapaxes(0, 1)
+        return wide.reshape(groups, outputs // groups, -1)
 
 
 # %% modules/09_spatial/spatial_dev.py #correlate
@@ -307,13 +311,14 @@ def _spread(y: np.ndarray, rows: np.ndarray, grid: _Grid) -> np.ndarray:
     room = _Room(len(y), channels, grid, y.dtype)
     out = np.empty((len(y), channels, *grid.size), np.result_type(y, rows))
     for images in room.parts:
-        columns = rows.swapaxes(1, 2) @ room.widened(y[images], groups)
-        cells = columns.reshape(-1, *room.windows.shape[1:])
-        windows = room.windows[: len(cells)]
+        count = len(y[images])
+        windows = room.windows[:, :, :, :count]
+        cells = rows.swapaxes(1, 2) @ room.widened(y[images], groups)
+        cells = cells.reshape(windows.shape)
         room.memory[:] = 0
         for i, j in np.ndindex(grid.kernel):
-            windows[:, :, i, j] += cells[:, :, i, j]
-        out[images] = room.inside[: len(cells)]
+            windows[:, i, j] += cells[:, i, j]
+        out[images] = room.inside[:count]
     return out
 
 
@@ -385,7 +390,7 @@ def conv2d_weight(x, y, kernel_size, stride=1, padding=0, dilation=1, groups=1):
     total = np.zeros((groups, cells, outputs // groups), np.result_type(x, y))
     for images in room.parts:
         columns, results = room.columns(x[images], groups), room.widened(y[images], groups)
-        total += (columns @ results.swapaxes(-1, -2)).sum(axis=0)
+        total += columns @ results.swapaxes(-1, -2)
     return total.swapaxes(1, 2).reshape(outputs, channels, *grid.kernel)
 
 
