@@ -35,6 +35,14 @@ from tinytorch.core.spatial import (
     MaxPool2d,
     Upsample,
 )
+from tinytorch.models.transformer import (
+    GPT,
+    MLP,
+    LayerNorm,
+    RMSNorm,
+    TransformerBlock,
+    TransformerEncoder,
+)
 from tinytorch.optimization.quantization import QuantizedLinear
 from tinytorch.text.embeddings import (
     Embedding,
@@ -47,8 +55,10 @@ from tinytorch.text.embeddings import (
 
 __all__ = [
     "GELU",
+    "GPT",
     "GRU",
     "LSTM",
+    "MLP",
     "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
@@ -72,6 +82,7 @@ __all__ = [
     "KLDivLoss",
     "L1Loss",
     "LSTMCell",
+    "LayerNorm",
     "LeakyReLU",
     "LearnedPositions",
     "Linear",
@@ -82,6 +93,7 @@ __all__ = [
     "MultiHeadAttention",
     "NLLLoss",
     "QuantizedLinear",
+    "RMSNorm",
     "RNNCell",
     "ReLU",
     "RotaryPositions",
@@ -92,5 +104,7 @@ __all__ = [
     "Softmax",
     "Tanh",
     "TiedLinear",
+    "TransformerBlock",
+    "TransformerEncoder",
     "Upsample",
 ]

@@ -1,0 +1,516 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent, format_version: '1.3'}
+#   kernelspec: {display_name: TinyTorch, language: python, name: tinytorch}
+# ---
+
+# %%
+#| default_exp models.transformer
+
+# %% [markdown]
+r"""
+# Transformers
+
+> Blocks of attention and small networks, stacked: a model that writes, and one that reads.
+"""
+
+# %% nbgrader={"grade": false, "grade_id": "imports", "locked": true, "solution": false}
+#| export
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinytorch.core.activations import GELU
+from tinytorch.core.attention import MultiHeadAttention
+from tinytorch.core.autograd import joint_vjp, no_grad
+from tinytorch.core.layers import Dropout, Linear, Module
+from tinytorch.core.tensor import Tensor, as_index, generator, mean, ones, op, randn, sqrt, zeros
+from tinytorch.text.embeddings import Embedding, EmbeddingLayer, RotaryPositions, TiedLinear
+
+
+# %% nbgrader={"grade": false, "grade_id": "mean-of-products", "locked": true, "solution": false}
+#| exporti
+def rows_of(x: Any) -> Any:
+    """(..., D) -> (N, D)"""
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def mean_of_rows(x: Any) -> Any:
+    """The mean along the last axis, which stays."""
+    return mean(x, axis=-1, keepdims=True)
+
+
+# %% nbgrader={"grade": false, "grade_id": "layer-norm", "locked": false, "solution": true}
+#| export
+@op
+def layer_norm(x, weight=None, bias=None, eps=1e-5):
+    """weight (x - mean) / sqrt(variance + eps) + bias, each vector (..., D) by itself.
+
+    (Ba, Kiros and Hinton 2016.)
+
+    >>> layer_norm(Tensor([[1, 3], [10, 30]]), eps=0)
+    Tensor([[-1.,  1.],
+            [-1.,  1.]])
+    """
+    ### BEGIN SOLUTION
+    out = x - mean_of_rows(x)
+    out *= 1 / np.sqrt(mean_of_rows(out * out) + eps)
+    if weight is not None:
+        out *= weight
+    if bias is not None:
+        out += bias
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "layer-norm-rule", "locked": false, "solution": true}
+#| exporti
+def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
+    """What shifts or stretches a whole vector changes nothing, so it is taken out of g."""
+    ### BEGIN SOLUTION
+    normal = x - mean_of_rows(x)
+    scale = 1 / sqrt(mean_of_rows(normal * normal) + eps)
+    normal *= scale
+    g_normal = g if weight is None else g * weight
+    g_x = g_normal - mean_of_rows(g_normal)
+    g_x -= normal * mean_of_rows(g_normal * normal)
+    g_x *= scale
+    return g_x, rows_of(g * normal).sum(axis=0), rows_of(g).sum(axis=0)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "rms-norm", "locked": false, "solution": true}
+#| export
+@op
+def rms_norm(x, weight=None, eps=1e-6):
+    """weight x / sqrt(mean of squares + eps), each vector (..., D) by itself.
+
+    (Zhang and Sennrich 2019.)
+
+    >>> rms_norm(Tensor([[1, 7], [10, 70]]), eps=0)
+    Tensor([[0.2, 1.4],
+            [0.2, 1.4]])
+    """
+    ### BEGIN SOLUTION
+    out = x * (1 / np.sqrt(mean_of_rows(x * x) + eps))
+    if weight is not None:
+        out *= weight
+    return out
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "rms-norm-rule", "locked": false, "solution": true}
+#| exporti
+def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
+    """What stretches a whole vector changes nothing, so it is taken out of g."""
+    ### BEGIN SOLUTION
+    scale = 1 / sqrt(mean_of_rows(x * x) + eps)
+    normal = x * scale
+    g_normal = g if weight is None else g * weight
+    g_x = g_normal - normal * mean_of_rows(g_normal * normal)
+    g_x *= scale
+    return g_x, rows_of(g * normal).sum(axis=0)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "norm-rules", "locked": true, "solution": false}
+#| exporti
+joint_vjp(layer_norm, layer_norm_rule)
+joint_vjp(rms_norm, rms_norm_rule)
+
+
+# %% nbgrader={"grade": false, "grade_id": "norm-layers", "locked": false, "solution": true}
+#| export
+class LayerNorm(Module):
+    """layer_norm with a weight and a bias for each of the last axis's D numbers.
+
+    The weight starts at 1, the bias at 0. ValueError where x ends in another size.
+
+    >>> LayerNorm(2)(Tensor([[1, 3], [10, 30]])).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5, bias: bool = True):
+        self.eps = eps
+        self.weight = ones(normalized_shape)
+        self.bias = zeros(normalized_shape) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_last_axis("LayerNorm", x, len(self.weight))
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def _extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+class RMSNorm(Module):
+    """rms_norm with a weight for each of the last axis's D numbers, which starts at 1.
+
+    >>> RMSNorm(2)(Tensor([0, 7])).shape
+    (2,)
+    """
+
+    weight: Tensor
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6):
+        self.eps = eps
+        self.weight = ones(normalized_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_last_axis("RMSNorm", x, len(self.weight))
+        return rms_norm(x, self.weight, eps=self.eps)
+
+    def _extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+def check_last_axis(name: str, x: Tensor, size: int) -> None:
+    """ValueError unless x is (..., size)."""
+    if x.shape[-1:] != (size,):
+        raise ValueError(f"{name}: expected a shape of (..., {size}), got {x.shape}")
+
+
+# %% nbgrader={"grade": false, "grade_id": "mlp", "locked": false, "solution": true}
+#| export
+class MLP(Module):
+    """Two linear layers with a bend between, at each position alone: (..., D) -> (..., D).
+
+    `hidden_dim` is 4 D unless given (Vaswani et al. 2017, section 3.3).
+
+    >>> MLP(8)(Tensor(np.ones((2, 3, 8)))).shape
+    (2, 3, 8)
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        hidden_dim = 4 * embed_dim if hidden_dim is None else hidden_dim
+        self.up = Linear(embed_dim, hidden_dim)
+        self.activation = GELU() if activation is None else activation
+        self.down = Linear(hidden_dim, embed_dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ### BEGIN SOLUTION
+        return self.dropout(self.down(self.activation(self.up(x))))
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformer-block", "locked": false, "solution": true}
+#| export
+class TransformerBlock(Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): (..., T, D) -> (..., T, D).
+
+    The norms stand before what they feed, as in GPT-2 (Radford et al. 2019): the sums run through
+    all blocks untouched. `norm` makes one of a size; `attention` are options of MultiHeadAttention.
+
+    >>> block = TransformerBlock(8, num_heads=2, norm=RMSNorm, num_kv_heads=1)
+    >>> block(Tensor(np.ones((2, 3, 8))), is_causal=True).shape
+    (2, 3, 8)
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_dim: int | None = None,
+        dropout: float = 0.0,
+        norm: Callable[[int], Module] = LayerNorm,
+        **attention: Any,
+    ):
+        self.norm1, self.norm2 = norm(embed_dim), norm(embed_dim)
+        self.attention = MultiHeadAttention(embed_dim, num_heads, dropout=dropout, **attention)
+        self.dropout = Dropout(dropout)
+        self.mlp = MLP(embed_dim, mlp_dim, dropout)
+
+    def forward(
+        self, x: Tensor, mask: Any = None, is_causal: bool = False, start: int = 0
+    ) -> Tensor:
+        ### BEGIN SOLUTION
+        attended = self.attention(self.norm1(x), mask=mask, is_causal=is_causal, start=start)
+        x = x + self.dropout(attended)
+        return x + self.mlp(self.norm2(x))
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "create-causal-mask", "locked": false, "solution": true}
+#| export
+def create_causal_mask(length: int, total: int | None = None) -> Tensor:
+    """Which of `total` positions the last `length` may look at: (length, total), True where so.
+
+    Each may look at itself and at what is before it. `total` is `length` unless given.
+
+    >>> create_causal_mask(2)
+    Tensor([[ True, False],
+            [ True,  True]])
+    >>> create_causal_mask(1, 3)
+    Tensor([[ True,  True,  True]])
+    """
+    ### BEGIN SOLUTION
+    total = length if total is None else total
+    if not 0 <= length <= total:
+        raise ValueError(f"create_causal_mask: {length} queries among {total} positions")
+    return Tensor(np.tri(length, total, total - length, dtype=bool))
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "transformer", "locked": false, "solution": true}
+#| exporti
+class Transformer(Module):
+    """What GPT and TransformerEncoder share: ids (N, T) -> embeddings, blocks, norm -> (N, T, D).
+
+    `positions` is "learned", "sinusoidal" or "rotary". `block` are options of TransformerBlock. At
+    the start weights are normal with standard deviation 0.02, biases 0, and what is added to the
+    sums is smaller by sqrt(2 num_layers), as in GPT-2.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int,
+        num_layers: int,
+        num_heads: int,
+        max_seq_len: int,
+        dropout: float = 0.0,
+        positions: str = "learned",
+        padding_idx: int | None = None,
+        norm: Callable[[int], Module] = LayerNorm,
+        **block: Any,
+    ):
+        self.vocab_size, self.max_seq_len, self.padding_idx = vocab_size, max_seq_len, padding_idx
+        added: str | None = positions
+        if positions == "rotary":
+            added, block["positions"] = None, RotaryPositions(embed_dim // num_heads, max_seq_len)
+        sizes = vocab_size, embed_dim, max_seq_len
+        self.embed = EmbeddingLayer(*sizes, added, dropout, padding_idx)
+        blocks = [
+            TransformerBlock(embed_dim, num_heads, dropout=dropout, norm=norm, **block)
+            for _ in range(num_layers)
+        ]
+        self.blocks, self.norm = blocks, norm(embed_dim)
+        self.apply(start_small)
+        for each in blocks:
+            for layer in (each.attention.out_proj, each.mlp.down):
+                layer.weight = layer.weight.detach() / math.sqrt(2 * num_layers)
+
+    def hidden(self, ids: Any, mask: Any = None, is_causal: bool = False, start: int = 0) -> Tensor:
+        """A vector for each of the ids, (N, T) -> (N, T, D); the first stands at `start`."""
+        ### BEGIN SOLUTION
+        x = self.embed(ids, start)
+        for block in self.blocks:
+            x = block(x, mask=mask, is_causal=is_causal, start=start)
+        return self.norm(x)
+        ### END SOLUTION
+
+
+def start_small(module: Any) -> None:
+    """Weights of linear and embedding layers normal with standard deviation 0.02, biases 0."""
+    if isinstance(module, (Linear, Embedding)):
+        module.weight = 0.02 * randn(*module.weight.shape)
+    if isinstance(module, Linear) and module.bias is not None:
+        module.bias = zeros(*module.bias.shape)
+    if isinstance(module, Embedding) and module.padding_idx is not None:
+        with no_grad():
+            module.weight[module.padding_idx] = 0
+
+
+# %% nbgrader={"grade": false, "grade_id": "encoder", "locked": false, "solution": true}
+#| export
+class TransformerEncoder(Transformer):
+    """Reads a text in both directions: ids (N, T) -> a vector for each, (N, T, D), as in BERT.
+
+    Tokens `padding_idx` are hidden from all others. (Devlin et al. 2019; the norms stand before, as
+    in GPT-2.)
+
+    >>> encoder = TransformerEncoder(100, 16, 2, num_heads=4, max_seq_len=32, padding_idx=0)
+    >>> encoder([[5, 6, 7, 0]]).shape
+    (1, 4, 16)
+    """
+
+    def forward(self, ids: Any, mask: Any = None) -> Tensor:
+        ### BEGIN SOLUTION
+        if self.padding_idx is not None:
+            real = np.asarray(ids)[..., None, None, :] != self.padding_idx  # (N, 1, 1, T)
+            mask = real if mask is None else real & np.asarray(mask)
+        return self.hidden(ids, mask)
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "gpt", "locked": false, "solution": true}
+#| export
+class GPT(Transformer):
+    """Says what comes next: ids (N, T) -> logits of the next token at each position, (N, T, V).
+
+    The last layer is the embedding used again. T is at most `max_seq_len`. (Radford et al. 2019.)
+
+    >>> model = GPT(vocab_size=100, embed_dim=16, num_layers=2, num_heads=4, max_seq_len=32)
+    >>> model([[5, 6, 7]]).shape
+    (1, 3, 100)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int,
+        num_layers: int,
+        num_heads: int,
+        max_seq_len: int,
+        **options: Any,
+    ):
+        super().__init__(vocab_size, embed_dim, num_layers, num_heads, max_seq_len, **options)
+        self.head = TiedLinear(self.embed.tokens)
+
+    def forward(self, ids: Any, start: int = 0) -> Tensor:
+        ### BEGIN SOLUTION
+        return self.head(self.hidden(ids, is_causal=True, start=start))
+        ### END SOLUTION
+
+    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> Tensor:
+        """ids with up to `max_new_tokens` more; the options are those of `generate`."""
+        return generate(self, ids, max_new_tokens, **options)
+
+
+# %% nbgrader={"grade": false, "grade_id": "next-probabilities", "locked": false, "solution": true}
+#| export
+def next_token_probabilities(
+    logits: Any, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> np.ndarray:
+    """Probabilities (N, V) of the next token, from logits (N, V).
+
+    The logits are divided by `temperature`; then only the `top_k` largest stay, and of these the
+    fewest that hold at least `top_p` of the probability (Holtzman et al. 2020, section 3.1). The
+    rest is 0. ValueError for logits with NaN, and for options out of range.
+
+    >>> next_token_probabilities([[0.0, 0.0, -1.0]], top_k=2)
+    array([[0.5, 0.5, 0. ]])
+    """
+    ### BEGIN SOLUTION
+    logits = np.array(logits, np.float64)
+    check_sampling(logits, temperature, top_k, top_p)
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ranked = np.take_along_axis(logits, order, axis=-1) / temperature
+    if top_k is not None:
+        ranked[..., top_k:] = -np.inf
+    ranked = np.exp(ranked - ranked[..., :1])
+    ranked /= ranked.sum(axis=-1, keepdims=True)
+    if top_p is not None:
+        before = ranked.cumsum(axis=-1) - ranked  # what the more probable ones hold
+        ranked[before >= top_p] = 0
+        ranked /= ranked.sum(axis=-1, keepdims=True)
+    probabilities = np.empty_like(ranked)
+    np.put_along_axis(probabilities, order, ranked, axis=-1)
+    return probabilities
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "check-sampling", "locked": true, "solution": false}
+#| exporti
+def check_sampling(
+    logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    """ValueError unless the logits are usable and the options in range."""
+    if np.isnan(logits).any() or not (logits.max(axis=-1) < np.inf).all():
+        raise ValueError(
+            "generate: the model gave NaN or infinity as a logit: look for a loss that became NaN "
+            "in training (a lower learning rate or gradient clipping help)"
+        )
+    if not temperature > 0:
+        raise ValueError(f"generate: temperature must be positive, got {temperature}; use greedy=")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"generate: top_p must be above 0 and at most 1, got {top_p}")
+
+
+# %% nbgrader={"grade": false, "grade_id": "pick-tokens", "locked": false, "solution": true}
+#| exporti
+def pick_tokens(probabilities: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One token for each row of probabilities (N, V): where a random height meets their sum.
+
+    >>> pick_tokens(np.array([[0.0, 1.0, 0.0]]), np.random.default_rng(0))
+    array([1])
+    """
+    ### BEGIN SOLUTION
+    heights = probabilities.cumsum(axis=-1)
+    drawn = random.random((len(heights), 1)) * heights[:, -1:]
+    return (heights > drawn).argmax(axis=-1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "checked-prompt", "locked": true, "solution": false}
+#| exporti
+def checked_prompt(ids: Any, max_new_tokens: int) -> np.ndarray:
+    """The prompt (T,) or (N, T) as rows of integers; ValueError where there is nothing to go on."""
+    ids = np.asarray(as_index(np.asarray(ids)))
+    if ids.ndim not in (1, 2) or ids.shape[-1] == 0:
+        raise ValueError(f"generate: the prompt needs at least one token, got shape {ids.shape}")
+    if max_new_tokens < 0:
+        raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}")
+    return np.atleast_2d(ids)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Eval mode for the length of a `with`."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+# %% nbgrader={"grade": false, "grade_id": "generate", "locked": false, "solution": true}
+#| export
+@no_grad()
+def generate(
+    model: Any,
+    ids: Any,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    greedy: bool = False,
+    seed: int | None = None,
+    stop_tokens: Sequence[int] = (),
+) -> Tensor:
+    """The prompt `ids`, (T,) or (N, T), with up to `max_new_tokens` more, drawn one after another.
+
+    `greedy` takes the most probable token instead of drawing; `temperature`, `top_k` and `top_p`
+    are those of `next_token_probabilities`. The same `seed` gives the same text. A row that has
+    reached one of `stop_tokens` repeats it; when all have, it ends. The model sees the last
+    `model.max_seq_len` tokens, and is in eval mode meanwhile.
+
+    >>> model = GPT(100, 16, 2, num_heads=4, max_seq_len=8)
+    >>> model.generate([5, 6, 7], 20, seed=0).shape
+    (23,)
+    """
+    ### BEGIN SOLUTION
+    text = checked_prompt(ids, max_new_tokens)
+    random = generator if seed is None else np.random.default_rng(seed)
+    stopped = np.zeros(len(text), bool)
+    with evaluating(model):
+        for _ in range(max_new_tokens):
+            logits = model(text[:, -model.max_seq_len :]).data[:, -1]
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            token = probabilities.argmax(axis=-1) if greedy else pick_tokens(probabilities, random)
+            token = np.where(stopped, text[:, -1], token)
+            text = np.concatenate([text, token[:, None]], axis=1)
+            stopped |= np.isin(token, list(stop_tokens))
+            if stopped.all():
+                break
+    return Tensor(text if np.ndim(ids) == 2 else text[0], dtype=np.int64)
+    ### END SOLUTION
