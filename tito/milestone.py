@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from tito.errors import TitoError
 from tito.files import atomic_write
 
 
 def options(description: str, parts: tuple[str, ...] = ()) -> argparse.Namespace:
     """The command line of a milestone: `description` is its docstring, `parts` what it has.
 
-    Prints whose tinytorch it runs on, as lessons do.
+    Prints whose tinytorch it runs on, as lessons do. From here on, Ctrl-C and data that can't be
+    read end the milestone with one line.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -37,11 +40,26 @@ def options(description: str, parts: tuple[str, ...] = ()) -> argparse.Namespace
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     chosen = parser.parse_args()
+    if chosen.figures.exists() and not chosen.figures.is_dir():
+        parser.error(f"--figures {chosen.figures} is no folder")
+    sys.excepthook = _in_one_line
     from tito.whose import whose_tinytorch
 
     whose_tinytorch()
     print()
     return chosen
+
+
+def _in_one_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Tell what a user can mend without a traceback; all else is a mistake in the code."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\nstopped", file=sys.stderr)
+    elif issubclass(kind, OSError | ImportError | TitoError):
+        print(" ".join(str(error).split()), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 @dataclass
@@ -57,13 +75,15 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        return self.value <= self.wanted if self.at_most else self.value >= self.wanted
+        # bool: a comparison of NumPy's numbers is none that JSON knows
+        return bool(self.value <= self.wanted if self.at_most else self.value >= self.wanted)
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
+        value = f"{self.value:g}" if float(self.value).is_integer() else f"{self.value:.4f}"
         return (
-            f"{'reached' if self.reached else 'MISSED'}: {self.name} {self.value:.4f} "
-            f"(wanted {sign} {self.wanted:g}) in {self.seconds:.0f} s "
+            f"{'reached' if self.reached else 'MISSED'}: {self.name} {value} "
+            f"(wanted {sign} {self.wanted:g}) in {self.seconds:.1f} s "
             f"(wanted < {self.allowed_seconds:g} s on 2 cores)"
         )
 
@@ -98,12 +118,12 @@ def picture(name: str, draw: Callable[[Any], Any], chosen: argparse.Namespace) -
 
 
 def conclude(results: list[Result], chosen: argparse.Namespace) -> None:
-    """Print what was reached, write it as JSON, and exit with status 1 where something was missed."""
+    """Print what was reached, write it as JSON, and exit with status 1 if something was missed."""
     print()
     for result in results:
         print(result)
     if chosen.json:
         rows = [{**vars(result), "reached": result.reached} for result in results]
-        atomic_write(chosen.json, json.dumps(rows, indent=2) + "\n")
+        atomic_write(chosen.json, json.dumps(rows, indent=2, default=float) + "\n")
     if not all(result.reached for result in results):
         sys.exit(1)

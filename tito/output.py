@@ -33,9 +33,14 @@ def speaking(as_json: bool) -> Iterator[None]:
         _as_json.reset(token)
 
 
+def is_json() -> bool:
+    """Whether the result is printed as JSON, so that stdout has to stay free for it."""
+    return _as_json.get()
+
+
 def show(view: Callable[[Console, Data], None], data: Data) -> None:
     """Print a command's data, by its view or as JSON."""
-    if _as_json.get():
+    if is_json():
         print(json.dumps(data, indent=2))
         return
     console = _console()
@@ -50,14 +55,14 @@ def fail(error: Exception) -> None:
         text = f"{error.filename or 'tito'}: {error.strerror}"
     else:
         text = " ".join(str(error).split())
-    if _as_json.get():
+    if is_json():
         print(json.dumps({"ok": False, "error": text}, indent=2))
     print(text, file=sys.stderr)
 
 
 def busy(text: str) -> AbstractContextManager[Any]:
     """Show on a terminal that something takes its time."""
-    if _as_json.get() or not sys.stderr.isatty():
+    if is_json() or not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
@@ -229,6 +234,46 @@ def module_update(console: Console, data: Data) -> None:
         names = _plain(", ".join(data["replaced"]))
         console.print(f"The lesson's again, in place of yours: {names}", soft_wrap=True)
     console.print(f"The notebook as it was: {_plain(data['backup'])}", soft_wrap=True)
+
+
+def milestone_list(console: Console, data: Data) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("milestone", "title", "needs modules", "reached"):
+        table.add_column(heading, overflow="fold")
+    for row in data["milestones"]:
+        date = max(row["reached"].values(), default="")
+        table.add_row(row["milestone"], _plain(row["title"]), _needs(row["needs"]), date)
+    console.print(table)
+    console.print("\nNext: tito milestone info 01   (the story)")
+    console.print("      tito milestone run 01    (the thing itself)")
+
+
+def milestone_info(console: Console, data: Data) -> None:
+    from rich.markdown import Markdown
+
+    console.print(Markdown(data["readme"]))
+    console.print(f"\nNeeds modules {_needs(data['needs'])}")
+    for name, date in data["reached"].items():
+        console.print(f"[green]Reached[/] {_plain(name)}: {date}")
+    console.print(f"\nNext: tito milestone run {data['number']}")
+
+
+def milestone_run(console: Console, data: Data) -> None:
+    if data["ok"]:
+        console.print(f"\nIts story: tito milestone info {data['milestone'][:2]}")
+
+
+def _needs(modules: list[Data]) -> str:
+    """Numbers of modules by whose file is there: "yours 01 02, reference 03, to do 04"."""
+    by_state = {
+        state: " ".join(each["module"][:2] for each in modules if each["state"] == state)
+        for state in _STATES
+    }
+    return ", ".join(
+        f"[{_STATES[state]}]{state}[/] {numbers}" for state, numbers in by_state.items() if numbers
+    )
 
 
 def export(console: Console, data: Data) -> None:

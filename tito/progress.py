@@ -43,6 +43,8 @@ class Progress:
     completed: dict[str, Completion] = field(default_factory=dict)  # by folder: "01_tensor"
     tested: dict[str, LastTest] = field(default_factory=dict)
     placed: dict[str, str] = field(default_factory=dict)  # hash of each file put into tinytorch/
+    # of milestones: {"03_1986_mlp": {"test accuracy on Digits": date}}
+    reached: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read(path: Path) -> Progress:
@@ -56,6 +58,7 @@ def read(path: Path) -> Progress:
             {folder: Completion(**entry) for folder, entry in record["completed"].items()},
             {folder: LastTest(**entry) for folder, entry in record["tested"].items()},
             dict(record["placed"]),
+            {name: dict(dates) for name, dates in record.get("reached", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record of progress: {error}") from error

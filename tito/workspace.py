@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -166,6 +166,12 @@ class Workspace:
         """Remember how the last test of `module` went."""
         with self.changing() as progress:
             progress.tested[module.folder] = result
+
+    def record_milestone(self, folder: str, results: Iterable[str]) -> None:
+        """Remember that the milestone in `folder` reached `results` today."""
+        with self.changing() as progress:
+            today = dict.fromkeys(results, minute(datetime.now()))
+            progress.reached.setdefault(folder, {}).update(today)
 
     def complete(self, module: Module, text: str, code: str) -> None:
         """Make `text`, exported from a notebook whose code has the hash `code`, the student's."""

@@ -1,7 +1,8 @@
 """The commands of `tito`: one file a group, loaded when it is used.
 
 A command's function returns its data, a dict that JSON can hold; `@command` adds `--json`, has the
-data shown, and turns what went wrong into one line. A falsy `data["ok"]` makes the exit status 1.
+data shown, and turns what went wrong into one line. A falsy `data["ok"]` makes the exit status
+`data["status"]`, or 1 where that is not given.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def command(show: Callable[[Any, Data], None]) -> Callable[[Callable[..., Data]], click.Command]:
-    """Make a command of a function that returns data: `show(console, data)` prints it."""
+def command(
+    show: Callable[[Any, Data], None], **settings: Any
+) -> Callable[[Callable[..., Data]], click.Command]:
+    """Make a command of a function that returns data: `show(console, data)` prints it.
+
+    `settings` are click's context settings, besides those of all commands.
+    """
 
     def decorate(function: Callable[..., Data]) -> click.Command:
         @functools.wraps(function)
@@ -64,11 +70,11 @@ def command(show: Callable[[Any, Data], None]) -> Callable[[Callable[..., Data]]
                     raise SystemExit(1) from None
                 output.show(show, data)
             if not data.get("ok", True):
-                raise SystemExit(1)
+                raise SystemExit(data.get("status", 1))
 
         json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
         sentence = (function.__doc__ or "").partition("\n")[0]
-        make = click.command(context_settings=SETTINGS, short_help=sentence)
+        make = click.command(context_settings=SETTINGS | settings, short_help=sentence)
         return make(json_option(run))
 
     return decorate
@@ -81,6 +87,7 @@ def command(show: Callable[[Any, Data], None]) -> Callable[[Callable[..., Data]]
         "setup": "setup:setup",
         "doctor": "doctor:doctor",
         "module": "module:module",
+        "milestone": "milestone:milestone",
         "export": "export:export",
         "check": "check:check",
     },
