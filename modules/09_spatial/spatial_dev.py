@@ -553,7 +553,7 @@ That is the classic: two operations, both with gradients. It has one weakness. T
 The columns of all images don't fit into the processor's cache, and main memory is slow. The columns of **one** image may. So make the columns of a few images, multiply, and use the same memory again for the
 next few; and keep none of them: backward can make them again from the images, which autograd holds anyway.
 
-The room for that is given. It has one more trick. Copying rows of 30 pixels, one by one, costs more than copying one run of 900. At stride 1 `_Room` takes each row of windows as wide as the padded image:
+The room for that is given. It has one more trick. Copying rows of 30 pixels, one by one, costs more than copying one run of 900. At stride 1, and unless that is much wider, `_Room` takes each row of windows as wide as the padded image:
 
 ```
   padded row 0:  a b c d e        windows of 3 start at a, b, c;  those at d and e wrap around: junk
@@ -576,14 +576,16 @@ PLACES = 256  # but at least so many columns, where images are small: few make a
 class _Room:
     """Memory for the windows of a few images, used again for the next few: it stays in the cache.
 
-    At stride 1 a row of windows is taken as wide as the padded image: what wraps around the edge is
-    junk, to be cut off later, but all rows of an image become one run of memory, quick to copy.
+    At stride 1 a row of windows is taken as wide as the padded image (unless that is much wider):
+    what wraps around the edge is junk, to be cut off later, but all rows of an image become one run
+    of memory, quick to copy.
     """
 
     def __init__(self, images: int, channels: int, grid: _Grid, dtype: Any):
         (top, bottom), (left, right) = grid.margins
         height, width = top + grid.size[0] + bottom, left + grid.size[1] + right
-        self.grid, self.width = grid, width if grid.stride == (1, 1) else grid.out[1]
+        wide = grid.stride == (1, 1) and 2 * width <= 3 * grid.out[1]  # at most a third is junk
+        self.grid, self.width = grid, width if wide else grid.out[1]
         cells, places = channels * math.prod(grid.kernel), grid.out[0] * self.width
         count = max(1, BLOCK // max(1, cells * places), PLACES // max(1, places))
         count = min(count, max(1, images))
@@ -744,7 +746,7 @@ A convolution is linear in the image and linear in the kernel. For such an opera
 
 The gradient of each, by either input, is one of the other two. So three operations have gradients of any order, and nothing is left to derive.
 
-Where windows lie side by side (stride 1), spreading is again a convolution, with the kernel **flipped** in both directions: pixel $q$ was cell $i$ of window $q - i$. Otherwise it is what `fold` does. Both are given.
+Where windows lie side by side (stride 1), spreading is again a convolution, with the kernel **flipped** in both directions: pixel $q$ was cell $i$ of window $q - i$. Otherwise, or where results are few beside the pixels that they spread over, it is what `fold` does. Both are given.
 """
 
 
@@ -801,7 +803,8 @@ def conv_transpose2d(y, weight, bias=None, stride=1, padding=0, dilation=1, grou
         raise ValueError(f"images of size {grid.size} have {grid.out} windows, y {y.shape[2:]}")
     rows = _kernel_rows(weight, weight.shape[1] * groups, groups)
     flipped, back = _flipped(rows, grid)
-    if grid.stride == (1, 1) and min(map(min, back.margins)) >= 0:
+    few = 2 * math.prod(grid.out) < math.prod(grid.size)  # results: gathering would read mostly 0
+    if grid.stride == (1, 1) and min(map(min, back.margins)) >= 0 and not few:
         return _with_bias(_correlate(y, flipped, back), bias)
     return _with_bias(_spread(y, rows, grid), bias)
 

@@ -200,14 +200,16 @@ PLACES = 256  # but at least so many columns, where images are small: few make a
 class _Room:
     """Memory for the windows of a few images, used again for the next few: it stays in the cache.
 
-    At stride 1 a row of windows is taken as wide as the padded image: what wraps around the edge is
-    junk, to be cut off later, but all rows of an image become one run of memory, quick to copy.
+    At stride 1 a row of windows is taken as wide as the padded image (unless that is much wider):
+    what wraps around the edge is junk, to be cut off later, but all rows of an image become one run
+    of memory, quick to copy.
     """
 
     def __init__(self, images: int, channels: int, grid: _Grid, dtype: Any):
         (top, bottom), (left, right) = grid.margins
         height, width = top + grid.size[0] + bottom, left + grid.size[1] + right
-        self.grid, self.width = grid, width if grid.stride == (1, 1) else grid.out[1]
+        wide = grid.stride == (1, 1) and 2 * width <= 3 * grid.out[1]  # at most a third is junk
+        self.grid, self.width = grid, width if wide else grid.out[1]
         cells, places = channels * math.prod(grid.kernel), grid.out[0] * self.width
         count = max(1, BLOCK // max(1, cells * places), PLACES // max(1, places))
         count = min(count, max(1, images))
@@ -355,7 +357,8 @@ def conv_transpose2d(y, weight, bias=None, stride=1, padding=0, dilation=1, grou
         raise ValueError(f"images of size {grid.size} have {grid.out} windows, y {y.shape[2:]}")
     rows = _kernel_rows(weight, weight.shape[1] * groups, groups)
     flipped, back = _flipped(rows, grid)
-    if grid.stride == (1, 1) and min(map(min, back.margins)) >= 0:
+    few = 2 * math.prod(grid.out) < math.prod(grid.size)  # results: gathering would read mostly 0
+    if grid.stride == (1, 1) and min(map(min, back.margins)) >= 0 and not few:
         return _with_bias(_correlate(y, flipped, back), bias)
     return _with_bias(_spread(y, rows, grid), bias)
 
