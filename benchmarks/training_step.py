@@ -10,9 +10,10 @@ import itertools
 import numpy as np
 import torch
 
-from tinytorch import Tensor, nn, optim
+from tinytorch import GPT, Tensor, nn, optim
 
 torch.set_num_threads(1)
+functional = torch.nn.functional
 
 
 def mlp(sizes, batch):
@@ -67,6 +68,58 @@ def lstm(inputs, hidden, steps, batch, classes=64):
         torch.tensor(x),
         torch.tensor(y),
     )
+    return ours, peer
+
+
+class TorchBlock(torch.nn.Module):
+    """TransformerBlock as one writes it in PyTorch, with its fused attention."""
+
+    def __init__(self, size, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = torch.nn.LayerNorm(size), torch.nn.LayerNorm(size)
+        self.qkv, self.out = torch.nn.Linear(size, 3 * size), torch.nn.Linear(size, size)
+        self.up, self.down = torch.nn.Linear(size, 4 * size), torch.nn.Linear(4 * size, size)
+
+    def forward(self, x):
+        n, t, size = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(n, t, 3, self.heads, size // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(n, t, size))
+        return x + self.down(functional.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class TorchGPT(torch.nn.Module):
+    """GPT with learned positions; the last layer is the embedding used again."""
+
+    def __init__(self, vocabulary, size, layers, heads, steps):
+        super().__init__()
+        self.tokens = torch.nn.Embedding(vocabulary, size)
+        self.positions = torch.nn.Parameter(0.02 * torch.randn(steps, size))
+        self.blocks = torch.nn.Sequential(*(TorchBlock(size, heads) for _ in range(layers)))
+        self.norm = torch.nn.LayerNorm(size)
+
+    def forward(self, ids):
+        x = self.blocks(self.tokens(ids) + self.positions)
+        return functional.linear(self.norm(x), self.tokens.weight)
+
+
+def gpt(layers, size, heads, steps, batch, vocabulary=65):
+    """(our step, PyTorch's step) for a GPT on random characters."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, vocabulary, (batch, steps))
+    y = random.integers(0, vocabulary, batch * steps)
+
+    def loss_of(cross_entropy):
+        return lambda logits, y: cross_entropy(logits.reshape(-1, vocabulary), y)
+
+    model = GPT(vocabulary, size, layers, heads, steps)
+    theirs = TorchGPT(vocabulary, size, layers, heads, steps)
+    loss, peer_loss = loss_of(nn.CrossEntropyLoss()), loss_of(torch.nn.CrossEntropyLoss())
+    ours = step(model, optim.Adam(model.parameters()), loss, x, y)
+    optimizer = torch.optim.Adam(theirs.parameters())
+    peer = step(theirs, optimizer, peer_loss, torch.tensor(x), torch.tensor(y))
     return ours, peer
 
 
@@ -155,6 +208,7 @@ CASES = {
     "MLP 784-100-100-10, batch 8": (lambda: mlp([784, 100, 100, 10], 8), 0.65),
     "LeNet 28x28, batch 64": (lambda: images(lenet, 1, 28, 64), 1.8),
     "ResNet, 2 blocks, 3x32x32, batch 32": (lambda: images(resnet, 3, 32, 32), 2.2),
+    "GPT, 4 layers, d 128, T 128, batch 16": (lambda: gpt(4, 128, 4, 128, 16), 0.9),
     "LSTM 128-256, T 50, batch 16": (lambda: lstm(128, 256, 50, 16), 1.5),
 }
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 import tinytorch
-from tinytorch.core import activations, layers, losses, recurrent, spatial, tensor
+from tinytorch.core import activations, attention, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
+from tinytorch.models import transformer
 from tinytorch.optimization import quantization
 from tinytorch.text import embeddings
 
@@ -105,6 +106,7 @@ def samples() -> Iterator[Sample]:
     yield from of_sequences()
     yield from integers()
     yield from of_texts()
+    yield from of_transformers()
 
 
 def arithmetic() -> Iterator[Sample]:
@@ -576,6 +578,74 @@ def of_texts() -> Iterator[Sample]:
     for shape, angles in [((4,), (2,)), ((2, 3, 4), (3, 2)), ((0, 2), (1,))]:
         inputs = normal(*shape), normal(*angles), normal(*angles)
         yield Sample(embeddings.rotate_pairs, inputs, turned)
+
+
+def of_transformers() -> Iterator[Sample]:
+    """Attention with every kind of mask, one row of which hides everything, and the norms."""
+    hidden = np.array([[True, False, True], [False, False, False]])
+    q, k, v = normal(2, 2, 3), normal(2, 3, 3), normal(2, 3, 2)
+    for mask in (None, hidden, np.where(hidden, 0.5, -1.0)):
+        inputs = (q, k) if mask is None else (q, k, mask)
+        for params in ({}, {"is_causal": True}, {"scale": 0.3}):
+            yield Sample(attention.attention_weights, inputs, weights_by_loop, None, params)
+    blocked = attention.blocked_attention
+    for mask, causal in ((None, False), (None, True), (hidden, False), (hidden, True)):
+        for block_size in (1, 2, 8):
+            params = {"is_causal": causal, "block_size": block_size}
+            inputs = (q, k, v) if mask is None else (q, k, v, mask)
+            yield Sample(blocked, inputs, mixtures_by_loop, None, params)
+    shared = (normal(2, 1, 2, 2), normal(3, 2), normal(1, 3, 1))  # leading axes broadcast
+    yield Sample(attention.attention_weights, shared[:2], weights_by_loop)
+    yield Sample(blocked, shared, mixtures_by_loop)
+
+    def normalised(x, weight=1.0, bias=0.0, eps=1e-5):
+        variance = x.var(axis=-1, keepdims=True)
+        return weight * (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + eps) + bias
+
+    def torch_norm(x, weight=None, bias=None, eps=1e-5):
+        function = torch_of(x).nn.functional.layer_norm
+        return function(x, x.shape[-1:], weight, bias, eps)
+
+    def by_root_mean_square(x, weight=1.0, eps=1e-6):
+        return weight * x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+
+    def torch_rms_norm(x, weight=None, eps=1e-6):
+        return torch_of(x).nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+    x, weight, bias = normal(2, 3, 4), normal(4), normal(4)
+    for inputs in ((x,), (x, weight), (x, weight, bias), (normal(4),), (normal(0, 4), weight)):
+        yield Sample(transformer.layer_norm, inputs, normalised, torch_norm)
+        yield Sample(transformer.rms_norm, inputs[:2], by_root_mean_square, torch_rms_norm)
+
+
+def weights_by_loop(q, k, mask=None, is_causal=False, scale=None):
+    """Attention weights, one query after another, by the definition."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    q, k = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k))
+    out = np.zeros((*lead, q.shape[-2], k.shape[-2]))
+    for place in np.ndindex(*lead, q.shape[-2]):
+        seen = np.ones(k.shape[-2], bool)
+        scores = k[place[:-1]] @ q[place] * scale
+        if mask is not None and mask.dtype == bool:
+            seen = mask[place[-1]].copy()
+        elif mask is not None:
+            scores = scores + mask[place[-1]]
+        if is_causal:
+            seen[place[-1] + 1 :] = False
+        powers = np.exp(scores) * seen
+        out[place] = powers / (powers.sum() or 1)
+    return out
+
+
+def mixtures_by_loop(q, k, v, mask=None, is_causal=False, scale=None, block_size=128):
+    """The mixtures of the values, and the logarithm of each softmax's sum."""
+    weights = weights_by_loop(q, k, mask, is_causal, scale)
+    scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    sums = (np.exp(scores) * (weights > 0)).sum(axis=-1, keepdims=True)
+    mixtures = weights @ v
+    logs = np.log(np.where(sums > 0, sums, 1))
+    return np.concatenate([mixtures, np.broadcast_to(logs, (*mixtures.shape[:-1], 1))], axis=-1)
 
 
 # --- PyTorch's words; torch itself is found from its tensors, so that nothing here imports it ---

@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from tinytorch.core.activations import GELU
+from tinytorch.core.activations import GELU, in_pieces
 from tinytorch.core.attention import MultiHeadAttention
 from tinytorch.core.autograd import joint_vjp, no_grad
 from tinytorch.core.layers import Dropout, Linear, Module
-from tinytorch.core.tensor import Tensor, as_index, generator, mean, ones, op, randn, sqrt, zeros
+from tinytorch.core.tensor import Tensor, as_index, einsum, generator, ones, op, randn, sqrt, zeros
 from tinytorch.text.embeddings import Embedding, EmbeddingLayer, RotaryPositions, TiedLinear
 
 
-# %% nbgrader={"grade": false, "grade_id": "mean-of-products", "locked": true, "solution": false}
+# %% nbgrader={"grade": false, "grade_id": "rows", "locked": true, "solution": false}
 #| exporti
 def rows_of(x: Any) -> Any:
     """(..., D) -> (N, D)"""
@@ -42,13 +42,21 @@ def rows_of(x: Any) -> Any:
 
 
 def mean_of_rows(x: Any) -> Any:
-    """The mean along the last axis, which stays."""
-    return mean(x, axis=-1, keepdims=True)
+    """The mean along the last axis, which stays: a product with 1 / D, the fastest way to add."""
+    size = x.shape[-1]
+    dtype = x.dtype if x.dtype.kind == "f" else np.float32
+    return (x @ np.full(size, 1 / max(size, 1), dtype))[..., None]
+
+
+def mean_of_products(a: Any, b: Any) -> Any:
+    """The mean of a b along the last axis, which stays; no array is made for a b."""
+    return einsum("...i,...i->...", a, b)[..., None] / max(a.shape[-1], 1)
 
 
 # %% nbgrader={"grade": false, "grade_id": "layer-norm", "locked": false, "solution": true}
 #| export
 @op
+@in_pieces
 def layer_norm(x, weight=None, bias=None, eps=1e-5):
     """weight (x - mean) / sqrt(variance + eps) + bias, each vector (..., D) by itself.
 
@@ -60,7 +68,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     """
     ### BEGIN SOLUTION
     out = x - mean_of_rows(x)
-    out *= 1 / np.sqrt(mean_of_rows(out * out) + eps)
+    out *= 1 / np.sqrt(mean_of_products(out, out) + eps)
     if weight is not None:
         out *= weight
     if bias is not None:
@@ -75,19 +83,21 @@ def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
     """What shifts or stretches a whole vector changes nothing, so it is taken out of g."""
     ### BEGIN SOLUTION
     normal = x - mean_of_rows(x)
-    scale = 1 / sqrt(mean_of_rows(normal * normal) + eps)
+    scale = 1 / sqrt(mean_of_products(normal, normal) + eps)
     normal *= scale
     g_normal = g if weight is None else g * weight
     g_x = g_normal - mean_of_rows(g_normal)
-    g_x -= normal * mean_of_rows(g_normal * normal)
+    g_x -= normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    return g_x, rows_of(g * normal).sum(axis=0), rows_of(g).sum(axis=0)
+    g_weight = einsum("ni,ni->i", rows_of(g), rows_of(normal))
+    return g_x, g_weight, rows_of(g).sum(axis=0)
     ### END SOLUTION
 
 
 # %% nbgrader={"grade": false, "grade_id": "rms-norm", "locked": false, "solution": true}
 #| export
 @op
+@in_pieces
 def rms_norm(x, weight=None, eps=1e-6):
     """weight x / sqrt(mean of squares + eps), each vector (..., D) by itself.
 
@@ -98,7 +108,7 @@ def rms_norm(x, weight=None, eps=1e-6):
             [0.2, 1.4]])
     """
     ### BEGIN SOLUTION
-    out = x * (1 / np.sqrt(mean_of_rows(x * x) + eps))
+    out = x * (1 / np.sqrt(mean_of_products(x, x) + eps))
     if weight is not None:
         out *= weight
     return out
@@ -110,12 +120,12 @@ def rms_norm(x, weight=None, eps=1e-6):
 def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
     """What stretches a whole vector changes nothing, so it is taken out of g."""
     ### BEGIN SOLUTION
-    scale = 1 / sqrt(mean_of_rows(x * x) + eps)
+    scale = 1 / sqrt(mean_of_products(x, x) + eps)
     normal = x * scale
     g_normal = g if weight is None else g * weight
-    g_x = g_normal - normal * mean_of_rows(g_normal * normal)
+    g_x = g_normal - normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    return g_x, rows_of(g * normal).sum(axis=0)
+    return g_x, einsum("ni,ni->i", rows_of(g), rows_of(normal))
     ### END SOLUTION
 
 
@@ -132,8 +142,9 @@ class LayerNorm(Module):
 
     The weight starts at 1, the bias at 0. ValueError where x ends in another size.
 
-    >>> LayerNorm(2)(Tensor([[1, 3], [10, 30]])).tolist()
-    [[-1.0, 1.0], [-1.0, 1.0]]
+    >>> LayerNorm(2)(Tensor([[1, 3], [10, 30]])).detach()
+    Tensor([[-1.,  1.],
+            [-1.,  1.]])
     """
 
     weight: Tensor
@@ -155,8 +166,8 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """rms_norm with a weight for each of the last axis's D numbers, which starts at 1.
 
-    >>> RMSNorm(2)(Tensor([0, 7])).shape
-    (2,)
+    >>> RMSNorm(2)(Tensor([1, 7])).detach()
+    Tensor([0.2, 1.4])
     """
 
     weight: Tensor

@@ -273,6 +273,12 @@ def _five_each(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
 
 
 # op's name -> flops(inputs, params, out); an op that is not here counts one for each result
+def _blocked_attention_flops(inputs: tuple, params: Mapping[str, Any], out: Any) -> int:
+    """Both products and the softmax, for each query and key; hidden tiles are counted too."""
+    q, k, v = inputs[:3]
+    return out.size // out.shape[-1] * k.shape[-2] * (2 * q.shape[-1] + 2 * v.shape[-1] + 5)
+
+
 FLOPS: dict[str, Callable[[tuple, Mapping[str, Any], Any], int]] = {
     "matmul": matmul_flops,
     "linear": linear_flops,
@@ -296,6 +302,10 @@ FLOPS: dict[str, Callable[[tuple, Mapping[str, Any], Any], int]] = {
     "embedding": _nothing,
     "scatter_rows": _each_input,
     "rotate_pairs": lambda inputs, params, out: 3 * out.size,
+    "attention_weights": lambda inputs, params, out: out.size * (2 * inputs[0].shape[-1] + 5),
+    "blocked_attention": _blocked_attention_flops,
+    "layer_norm": lambda inputs, params, out: 7 * out.size,
+    "rms_norm": lambda inputs, params, out: 4 * out.size,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinytorch.core.activations import in_pieces
 from tinytorch.core.autograd import joint_vjp
 from tinytorch.core.layers import Dropout, Linear, Module
 from tinytorch.core.tensor import Tensor, concatenate, exp, matmul, op, watching
@@ -68,8 +69,9 @@ def added_to_scores(mask, is_causal, rows: slice, columns: slice, dtype) -> np.n
 
 
 # %% modules/12_attention/attention_dev.py #softmax-of-scores
+@in_pieces
 def softmax_of_scores(scores: np.ndarray) -> np.ndarray:
-    """Softmax along the last axis, in place; a row of -inf alone becomes zeros, not NaN.
+    """Softmax along the last axis; a row of -inf alone becomes zeros, not NaN.
 
     >>> softmax_of_scores(np.array([[0.0, 0.0, -np.inf], [-np.inf, -np.inf, -np.inf]]))
     array([[0.5, 0.5, 0. ],
@@ -77,12 +79,12 @@ def softmax_of_scores(scores: np.ndarray) -> np.ndarray:
     """
     peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     peak[peak == -np.inf] = 0
-    scores -= peak
-    np.exp(scores, out=scores)
-    total = scores.sum(axis=-1, keepdims=True)
+    powers = scores - peak
+    np.exp(powers, out=powers)
+    total = powers.sum(axis=-1, keepdims=True)
     total[total == 0] = 1
-    scores /= total
-    return scores
+    powers /= total
+    return powers
 
 
 # %% modules/12_attention/attention_dev.py #default-scale
@@ -119,12 +121,20 @@ def attention_weights(q, k, mask=None, is_causal=False, scale=None):
     return softmax_of_scores(scores)
 
 
+# %% modules/12_attention/attention_dev.py #softmax-gradient
+@in_pieces
+def softmax_gradient(g, weights):
+    """What the scores get, where the weights (..., S) get g."""
+    g_scores = g * weights
+    g_scores -= weights * g_scores.sum(axis=-1, keepdims=True)
+    return g_scores
+
+
 # %% modules/12_attention/attention_dev.py #attention-weights-rule
 def attention_weights_rule(g, out, q, k, mask=None, is_causal=False, scale=None):
     """Back through the softmax, then through the product; an added mask gets what scores get."""
     scale = checked_scale(q, k, scale)
-    g_scores = g * out
-    g_scores -= out * g_scores.sum(axis=-1, keepdims=True)
+    g_scores = softmax_gradient(g, out)
     return (g_scores @ k) * scale, g_scores.swapaxes(-1, -2) @ (q * scale), g_scores
 
 

@@ -725,6 +725,7 @@ vjp(activations.sigmoid, lambda g, out, x: g * out * (1 - out))
 
 
 # %% modules/05_autograd/autograd_dev.py #rules-more-activations
+@activations.in_pieces
 def gelu_rule(g, out, x):
     """The derivative of x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3)."""
     slope = math.sqrt(2 / math.pi)
@@ -733,6 +734,7 @@ def gelu_rule(g, out, x):
     return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope * (1 + 3 * 0.044715 * square))
 
 
+@activations.in_pieces
 def silu_rule(g, out, x):
     """The derivative of x s(x) is s + x s (1 - s), s being the sigmoid."""
     s = activations.sigmoid(x)
