@@ -85,8 +85,8 @@ def main() -> None:
     learned = [truth for truth, (outcome, _) in studied.items() if outcome == "learned"]
     refuted = [truth for truth in studied if truth not in learned and contradiction(truth)]
     proving = watch.seconds
-    print(f"Of the 16 functions of two bits it learns {len(learned)}. With XOR its weights are back")
-    print(f"where they were after {studied[XOR][1]} epoch, for ever. No weights can do it:\n")
+    print(f"Of the 16 functions of two bits it learns {len(learned)}. For XOR its weights are")
+    print(f"back where they were after {studied[XOR][1]} epoch, for ever. No weights can do it:\n")
     print(*inequalities(XOR), sep="\n")
     print("\nThe first and the last say w1 + w2 + 2b <= 0, the two between w1 + w2 + 2b > 0.")
     picture(
