@@ -226,7 +226,6 @@ HOMES: dict[str, tuple[str, str]] = {
     "RMSNorm": ("models.transformer", "13_transformers"),
     "TransformerBlock": ("models.transformer", "13_transformers"),
     "TransformerEncoder": ("models.transformer", "13_transformers"),
-    "check_last_axis": ("models.transformer", "13_transformers"),
     "create_causal_mask": ("models.transformer", "13_transformers"),
     "generate": ("models.transformer", "13_transformers"),
     "layer_norm": ("models.transformer", "13_transformers"),

@@ -6,17 +6,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tinytorch.core.activations import GELU, in_pieces
+from tinytorch.core.activations import GELU, in_pieces, softmax
 from tinytorch.core.attention import MultiHeadAttention
 from tinytorch.core.autograd import joint_vjp, no_grad
 from tinytorch.core.layers import Dropout, Linear, Module
-from tinytorch.core.tensor import Tensor, as_index, einsum, generator, ones, op, randn, sqrt, zeros
+from tinytorch.core.tensor import (
+    Tensor,
+    as_index,
+    einsum,
+    generator,
+    ones,
+    op,
+    randn,
+    sqrt,
+    where,
+    zeros,
+)
 from tinytorch.text.embeddings import Embedding, EmbeddingLayer, RotaryPositions, TiedLinear
 
 # %% auto #0
@@ -27,7 +38,6 @@ __all__ = [
     "RMSNorm",
     "TransformerBlock",
     "TransformerEncoder",
-    "check_last_axis",
     "create_causal_mask",
     "generate",
     "layer_norm",
@@ -123,6 +133,22 @@ joint_vjp(layer_norm, layer_norm_rule)
 joint_vjp(rms_norm, rms_norm_rule)
 
 
+# %% modules/13_transformers/transformers_dev.py #norm-sizes
+def size_of_vectors(name: str, normalized_shape: int | tuple[int, ...]) -> int:
+    """D, given as D or (D,); ValueError for several axes."""
+    if np.size(normalized_shape) != 1 or np.min(normalized_shape) < 1:
+        raise ValueError(
+            f"{name}: expected the size of the last axis alone, got {normalized_shape}"
+        )
+    return int(np.max(normalized_shape))
+
+
+def check_last_axis(name: str, x: Tensor, size: int) -> None:
+    """ValueError unless x is (..., size)."""
+    if x.shape[-1:] != (size,):
+        raise ValueError(f"{name}: expected a shape of (..., {size}), got {x.shape}")
+
+
 # %% modules/13_transformers/transformers_dev.py #norm-layers
 class LayerNorm(Module):
     """layer_norm with a weight and a bias for each of the last axis's D numbers.
@@ -137,10 +163,12 @@ class LayerNorm(Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-5, bias: bool = True):
-        self.eps = eps
-        self.weight = ones(normalized_shape)
-        self.bias = zeros(normalized_shape) if bias else None
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, bias: bool = True
+    ):
+        size = size_of_vectors("LayerNorm", normalized_shape)
+        self.eps, self.weight = eps, ones(size)
+        self.bias = zeros(size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         check_last_axis("LayerNorm", x, len(self.weight))
@@ -159,9 +187,8 @@ class RMSNorm(Module):
 
     weight: Tensor
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-6):
-        self.eps = eps
-        self.weight = ones(normalized_shape)
+    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-6):
+        self.eps, self.weight = eps, ones(size_of_vectors("RMSNorm", normalized_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         check_last_axis("RMSNorm", x, len(self.weight))
@@ -169,12 +196,6 @@ class RMSNorm(Module):
 
     def _extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
-
-
-def check_last_axis(name: str, x: Tensor, size: int) -> None:
-    """ValueError unless x is (..., size)."""
-    if x.shape[-1:] != (size,):
-        raise ValueError(f"{name}: expected a shape of (..., {size}), got {x.shape}")
 
 
 # %% modules/13_transformers/transformers_dev.py #mlp
@@ -256,13 +277,33 @@ def create_causal_mask(length: int, total: int | None = None) -> Tensor:
     return Tensor(np.tri(length, total, total - length, dtype=bool))
 
 
+# %% modules/13_transformers/transformers_dev.py #start-small
+def start_small(model: Any) -> None:
+    """Give a Transformer the weights that GPT-2 starts with.
+
+    Weights of linear and embedding layers are normal with standard deviation 0.02, biases and the
+    padding's vector 0. What a block adds to the sums comes from `out_proj` and `down`: their
+    weights are smaller by sqrt(2 L), for there are 2 L such sums in L blocks.
+    """
+    for module in model.modules():
+        if isinstance(module, (Linear, Embedding)):
+            weight = 0.02 * randn(*module.weight.shape)
+            if isinstance(module, Embedding) and module.padding_idx is not None:
+                weight[module.padding_idx] = 0
+            module.weight = weight
+        if isinstance(module, Linear) and module.bias is not None:
+            module.bias = zeros(module.out_features)
+    for block in model.blocks:
+        for layer in (block.attention.out_proj, block.mlp.down):
+            layer.weight = layer.weight.detach() / math.sqrt(2 * len(model.blocks))
+
+
 # %% modules/13_transformers/transformers_dev.py #transformer
 class Transformer(Module):
     """What GPT and TransformerEncoder share: ids (N, T) -> embeddings, blocks, norm -> (N, T, D).
 
-    `positions` is "learned", "sinusoidal" or "rotary". `block` are options of TransformerBlock. At
-    the start weights are normal with standard deviation 0.02, biases 0, and what is added to the
-    sums is smaller by sqrt(2 num_layers), as in GPT-2.
+    `positions` is "learned", "sinusoidal", "rotary" or None, `norm` LayerNorm or RMSNorm; `block`
+    are further options of TransformerBlock: mlp_dim, num_kv_heads, bias, block_size.
     """
 
     def __init__(
@@ -273,26 +314,23 @@ class Transformer(Module):
         num_heads: int,
         max_seq_len: int,
         dropout: float = 0.0,
-        positions: str = "learned",
+        positions: str | None = "learned",
         padding_idx: int | None = None,
         norm: Callable[[int], Module] = LayerNorm,
         **block: Any,
     ):
-        self.vocab_size, self.max_seq_len, self.padding_idx = vocab_size, max_seq_len, padding_idx
-        added: str | None = positions
+        check_shape(num_layers, positions)
+        self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
         if positions == "rotary":
-            added, block["positions"] = None, RotaryPositions(embed_dim // num_heads, max_seq_len)
+            block["positions"] = RotaryPositions(embed_dim // max(num_heads, 1), max_seq_len)
+            positions = None
         sizes = vocab_size, embed_dim, max_seq_len
-        self.embed = EmbeddingLayer(*sizes, added, dropout, padding_idx)
-        blocks = [
-            TransformerBlock(embed_dim, num_heads, dropout=dropout, norm=norm, **block)
-            for _ in range(num_layers)
-        ]
-        self.blocks, self.norm = blocks, norm(embed_dim)
-        self.apply(start_small)
-        for each in blocks:
-            for layer in (each.attention.out_proj, each.mlp.down):
-                layer.weight = layer.weight.detach() / math.sqrt(2 * num_layers)
+        self.embed = EmbeddingLayer(*sizes, positions, dropout, padding_idx)
+        self.padding_idx = self.embed.tokens.padding_idx
+        block |= {"dropout": dropout, "norm": norm}
+        self.blocks = [TransformerBlock(embed_dim, num_heads, **block) for _ in range(num_layers)]
+        self.norm = norm(embed_dim)
+        start_small(self)
 
     def hidden(self, ids: Any, mask: Any = None, is_causal: bool = False, start: int = 0) -> Tensor:
         """A vector for each of the ids, (N, T) -> (N, T, D); the first stands at `start`."""
@@ -302,15 +340,32 @@ class Transformer(Module):
         return self.norm(x)
 
 
-def start_small(module: Any) -> None:
-    """Weights of linear and embedding layers normal with standard deviation 0.02, biases 0."""
-    if isinstance(module, (Linear, Embedding)):
-        module.weight = 0.02 * randn(*module.weight.shape)
-    if isinstance(module, Linear) and module.bias is not None:
-        module.bias = zeros(*module.bias.shape)
-    if isinstance(module, Embedding) and module.padding_idx is not None:
-        with no_grad():
-            module.weight[module.padding_idx] = 0
+def check_shape(num_layers: int, positions: str | None) -> None:
+    """ValueError for fewer than no layers, or for positions that don't exist."""
+    kinds = ("learned", "sinusoidal", "rotary", None)
+    if positions not in kinds:
+        raise ValueError(f"positions: expected one of {kinds}, got {positions!r}")
+    if num_layers < 0:
+        raise ValueError(f"num_layers must be at least 0, got {num_layers}")
+
+
+# %% modules/13_transformers/transformers_dev.py #hide-padding
+def hide_padding(ids: Any, padding_idx: int, mask: Any = None) -> Tensor:
+    """The mask that hides the tokens `padding_idx` from all others, and what `mask` hides.
+
+    For ids (N, T) it is (N, 1, T), True where a token may be looked at. A mask (T, T), (N, T, T) or
+    (N, H, T, T) is boolean or floating, as in `scaled_dot_product_attention`.
+
+    >>> hide_padding([[5, 6, 0]], padding_idx=0)
+    Tensor([[[ True,  True, False]]])
+    """
+    real = np.asarray(ids)[..., None, :] != padding_idx  # (N, 1, T)
+    if mask is None:
+        return Tensor(real)
+    mask = mask if isinstance(mask, Tensor) else Tensor(np.asarray(mask))
+    if mask.ndim == 4:
+        real = real[:, None]  # (N, 1, 1, T)
+    return where(real, mask, -np.inf if mask.dtype.kind == "f" else False)
 
 
 # %% modules/13_transformers/transformers_dev.py #encoder
@@ -318,7 +373,7 @@ class TransformerEncoder(Transformer):
     """Reads a text in both directions: ids (N, T) -> a vector for each, (N, T, D), as in BERT.
 
     Tokens `padding_idx` are hidden from all others. (Devlin et al. 2019; the norms stand before, as
-    in GPT-2.)
+    in GPT-2.) Arguments and options are those of GPT.
 
     >>> encoder = TransformerEncoder(100, 16, 2, num_heads=4, max_seq_len=32, padding_idx=0)
     >>> encoder([[5, 6, 7, 0]]).shape
@@ -327,8 +382,7 @@ class TransformerEncoder(Transformer):
 
     def forward(self, ids: Any, mask: Any = None) -> Tensor:
         if self.padding_idx is not None:
-            real = np.asarray(ids)[..., None, None, :] != self.padding_idx  # (N, 1, 1, T)
-            mask = real if mask is None else real & np.asarray(mask)
+            mask = hide_padding(ids, self.padding_idx, mask)
         return self.hidden(ids, mask)
 
 
@@ -336,7 +390,10 @@ class TransformerEncoder(Transformer):
 class GPT(Transformer):
     """Says what comes next: ids (N, T) -> logits of the next token at each position, (N, T, V).
 
-    The last layer is the embedding used again. T is at most `max_seq_len`. (Radford et al. 2019.)
+    The last layer is the embedding used again. T is at most `max_seq_len`. Options: dropout, norm
+    (LayerNorm or RMSNorm), positions ("learned", "sinusoidal", "rotary" or None), mlp_dim,
+    num_kv_heads, bias, block_size, padding_idx. Weights start small, as in GPT-2 (Radford et al.
+    2019): normal with standard deviation 0.02, what is added to the sums smaller by sqrt(2 L).
 
     >>> model = GPT(vocab_size=100, embed_dim=16, num_layers=2, num_heads=4, max_seq_len=32)
     >>> model([[5, 6, 7]]).shape
@@ -363,34 +420,33 @@ class GPT(Transformer):
         return generate(self, ids, max_new_tokens, **options)
 
 
-# %% modules/13_transformers/transformers_dev.py #next-probabilities
-def next_token_probabilities(
-    logits: Any, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> np.ndarray:
-    """Probabilities (N, V) of the next token, from logits (N, V).
+# %% modules/13_transformers/transformers_dev.py #top-k
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of each row (..., V); the others become -inf. Of equals, the first stay.
 
-    The logits are divided by `temperature`; then only the `top_k` largest stay, and of these the
-    fewest that hold at least `top_p` of the probability (Holtzman et al. 2020, section 3.1). The
-    rest is 0. ValueError for logits with NaN, and for options out of range.
-
-    >>> next_token_probabilities([[0.0, 0.0, -1.0]], top_k=2)
-    array([[0.5, 0.5, 0. ]])
+    >>> keep_top_k(np.array([[1.0, 3.0, 2.0]]), 2)
+    array([[-inf,   3.,   2.]])
     """
-    logits = np.array(logits, np.float64)
-    check_sampling(logits, temperature, top_k, top_p)
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ranked = np.take_along_axis(logits, order, axis=-1) / temperature
-    if top_k is not None:
-        ranked[..., top_k:] = -np.inf
-    ranked = np.exp(ranked - ranked[..., :1])
-    ranked /= ranked.sum(axis=-1, keepdims=True)
-    if top_p is not None:
-        before = ranked.cumsum(axis=-1) - ranked  # what the more probable ones hold
-        ranked[before >= top_p] = 0
-        ranked /= ranked.sum(axis=-1, keepdims=True)
-    probabilities = np.empty_like(ranked)
-    np.put_along_axis(probabilities, order, ranked, axis=-1)
-    return probabilities
+    places = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
+    kept = np.full_like(logits, -np.inf)
+    np.put_along_axis(kept, places, np.take_along_axis(logits, places, axis=-1), axis=-1)
+    return kept
+
+
+# %% modules/13_transformers/transformers_dev.py #top-p
+def keep_top_p(probabilities: np.ndarray, p: float) -> np.ndarray:
+    """The fewest of each row (..., V) that hold at least p, scaled to add up to 1; the others 0.
+
+    >>> keep_top_p(np.array([[0.25, 0.5, 0.125, 0.125]]), 0.75).round(3)
+    array([[0.333, 0.667, 0.   , 0.   ]])
+    """
+    order = np.argsort(-probabilities, axis=-1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=-1)
+    before = ranked.cumsum(axis=-1) - ranked  # what the more probable ones hold
+    ranked[before >= p] = 0
+    kept = np.empty_like(ranked)
+    np.put_along_axis(kept, order, ranked, axis=-1)
+    return kept / kept.sum(axis=-1, keepdims=True)
 
 
 # %% modules/13_transformers/transformers_dev.py #check-sampling
@@ -398,10 +454,10 @@ def check_sampling(
     logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     """ValueError unless the logits are usable and the options in range."""
-    if np.isnan(logits).any() or not (logits.max(axis=-1) < np.inf).all():
+    if not np.isfinite(logits.max(axis=-1, initial=-np.inf)).all():
         raise ValueError(
-            "generate: the model gave NaN or infinity as a logit: look for a loss that became NaN "
-            "in training (a lower learning rate or gradient clipping help)"
+            "generate: the logits hold NaN or infinity: look for a loss that became NaN in "
+            "training (a lower learning rate or gradient clipping help)"
         )
     if not temperature > 0:
         raise ValueError(f"generate: temperature must be positive, got {temperature}; use greedy=")
@@ -409,6 +465,30 @@ def check_sampling(
         raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"generate: top_p must be above 0 and at most 1, got {top_p}")
+
+
+# %% modules/13_transformers/transformers_dev.py #next-probabilities
+def next_token_probabilities(
+    logits: Any, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> np.ndarray:
+    """Probabilities (N, V) of the next token, in float64, from logits (N, V).
+
+    Only the `top_k` largest logits stay; they are divided by `temperature`; and of the
+    probabilities only the fewest that hold at least `top_p` stay (Holtzman et al. 2020, section
+    3.1). The rest is 0. ValueError for logits with NaN or inf, and for options out of range.
+
+    >>> next_token_probabilities([[0.0, 0.0, -1.0]], top_k=2)
+    array([[0.5, 0.5, 0. ]])
+    """
+    logits = np.array(logits, np.float64)
+    check_sampling(logits, temperature, top_k, top_p)
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    below = logits - logits.max(axis=-1, keepdims=True)  # however cold, the best is not inf
+    probabilities = softmax(below / temperature)
+    if top_p is not None and top_p < 1:
+        probabilities = keep_top_p(probabilities, top_p)
+    return probabilities
 
 
 # %% modules/13_transformers/transformers_dev.py #pick-tokens
@@ -426,23 +506,29 @@ def pick_tokens(probabilities: np.ndarray, random: np.random.Generator) -> np.nd
 # %% modules/13_transformers/transformers_dev.py #checked-prompt
 def checked_prompt(ids: Any, max_new_tokens: int) -> np.ndarray:
     """The prompt (T,) or (N, T) as rows of integers; ValueError where there is nothing to go on."""
-    ids = np.asarray(as_index(np.asarray(ids)))
-    if ids.ndim not in (1, 2) or ids.shape[-1] == 0:
-        raise ValueError(f"generate: the prompt needs at least one token, got shape {ids.shape}")
+    try:
+        prompt = np.asarray(as_index(np.asarray(ids)))
+    except ValueError:
+        raise ValueError("generate: the prompts of a batch must have one length") from None
+    if prompt.ndim not in (1, 2) or prompt.shape[-1] == 0:
+        raise ValueError(
+            f"generate: expected ids (T,) or (N, T), at least one token, got shape {prompt.shape}"
+        )
     if max_new_tokens < 0:
         raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}")
-    return np.atleast_2d(ids)
+    return np.atleast_2d(prompt)
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Eval mode for the length of a `with`."""
-    was_training = model.training
+    """Eval mode for the length of a `with`; then every module has the mode it had before."""
+    modes = [(part, part.training) for part in model.modules() if isinstance(part, Module)]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for part, mode in modes:
+            part.training = mode
 
 
 # %% modules/13_transformers/transformers_dev.py #generate
@@ -456,13 +542,13 @@ def generate(
     top_p: float | None = None,
     greedy: bool = False,
     seed: int | None = None,
-    stop_tokens: Sequence[int] = (),
+    stop_tokens: int | Iterable[int] = (),
 ) -> Tensor:
     """The prompt `ids`, (T,) or (N, T), with up to `max_new_tokens` more, drawn one after another.
 
     `greedy` takes the most probable token instead of drawing; `temperature`, `top_k` and `top_p`
     are those of `next_token_probabilities`. The same `seed` gives the same text. A row that has
-    reached one of `stop_tokens` repeats it; when all have, it ends. The model sees the last
+    written one of `stop_tokens` repeats it; when all have, it ends. The model sees the last
     `model.max_seq_len` tokens, and is in eval mode meanwhile.
 
     >>> model = GPT(100, 16, 2, num_heads=4, max_seq_len=8)
@@ -471,15 +557,16 @@ def generate(
     """
     text = checked_prompt(ids, max_new_tokens)
     random = generator if seed is None else np.random.default_rng(seed)
+    stop_tokens = [stop_tokens] if isinstance(stop_tokens, int) else list(stop_tokens)
     stopped = np.zeros(len(text), bool)
     with evaluating(model):
         for _ in range(max_new_tokens):
             logits = model(text[:, -model.max_seq_len :]).data[:, -1]
             probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-            token = probabilities.argmax(axis=-1) if greedy else pick_tokens(probabilities, random)
+            token = logits.argmax(axis=-1) if greedy else pick_tokens(probabilities, random)
             token = np.where(stopped, text[:, -1], token)
             text = np.concatenate([text, token[:, None]], axis=1)
-            stopped |= np.isin(token, list(stop_tokens))
+            stopped |= np.isin(token, stop_tokens)
             if stopped.all():
                 break
     return Tensor(text if np.ndim(ids) == 2 else text[0], dtype=np.int64)
