@@ -1624,10 +1624,20 @@ test_activation_rules()
 @activations.in_pieces
 def gelu_rule(g, out, x):
     """The derivative of x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    slope = math.sqrt(2 / math.pi)
+    slope, bend = math.sqrt(2 / math.pi), 0.044715 * math.sqrt(2 / math.pi)
     square = x * x
-    t = tensor.tanh(slope * x * (1 + 0.044715 * square))
-    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope * (1 + 3 * 0.044715 * square))
+    t = square * bend
+    t += slope
+    t *= x
+    t = tensor.tanh(t)
+    square *= 3 * bend
+    square += slope
+    square *= x  # x u'
+    twice = square * (1 - t * t)
+    twice += t
+    twice += 1
+    twice *= g
+    return twice * 0.5
 
 
 @activations.in_pieces
