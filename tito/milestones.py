@@ -68,8 +68,8 @@ class Milestone:
 
 def find_milestones(course: Course) -> list[Milestone]:
     """All milestones, ordered by number."""
-    folders = sorted((course.root / "milestones").glob("*/main.py"))
-    return [Milestone(f.parent, course) for f in folders if _FOLDER.fullmatch(f.parent.name)]
+    folders = sorted(readme.parent for readme in (course.root / "milestones").glob("*/README.md"))
+    return [Milestone(folder, course) for folder in folders if _FOLDER.fullmatch(folder.name)]
 
 
 def find_milestone(course: Course, which: str) -> Milestone:

@@ -35,12 +35,8 @@ def train(training, test, epochs, seed):
     model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
     loader = DataLoader(training, batch_size=64, shuffle=True, seed=seed)
     steps = epochs * len(loader)
-    trainer = Trainer(
-        model,
-        Adam(model.parameters()),
-        nn.CrossEntropyLoss(),
-        scheduler=CosineSchedule(max_lr=0.003, total_steps=steps),
-    )
+    schedule = CosineSchedule(max_lr=0.003, total_steps=steps)
+    trainer = Trainer(model, Adam(model.parameters()), nn.CrossEntropyLoss(), schedule)
     return model, trainer.fit(
         loader,
         epochs,
@@ -106,12 +102,11 @@ def main() -> None:
     print(
         f"{len(test):,} test images it reads {np.sum(read == labels):,}, all but {1 - reached:.2%}"
     )
+    weights, side = model[1].weight.numpy(), test.images.shape[-1]
     figures = {
         "mlp_curves": lambda pyplot: draw_curves(pyplot, history),
         "mlp_mistakes": lambda pyplot: draw_mistakes(pyplot, test.images.numpy(), read, labels),
-        "mlp_weights": lambda pyplot: draw_weights(
-            pyplot, model[1].weight.numpy(), test.images.shape[-1]
-        ),
+        "mlp_weights": lambda pyplot: draw_weights(pyplot, weights, side),
     }
     for figure, draw in figures.items():
         picture(figure, draw, chosen)

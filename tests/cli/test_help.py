@@ -11,6 +11,7 @@ MODULE = ("list", "status", "start", "view", "test", "complete", "reset", "updat
 COMMANDS = [
     *[(name,) for name in ("quickstart", "setup", "doctor")],
     *[("module", name) for name in MODULE],
+    *[("milestone", name) for name in ("list", "info", "run")],
     *[(name,) for name in ("export", "check")],
 ]
 HEAVY = (
@@ -34,7 +35,7 @@ def test_help_imports_nothing_heavy():
     code = f"""
 import contextlib, io, json, sys
 from tito.main import main
-for words in {[(), ("module",), *COMMANDS]}:
+for words in {[(), ("module",), ("milestone",), *COMMANDS]}:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main([*words, "--help"])
     assert out.getvalue().startswith("Usage: tito")
@@ -54,7 +55,7 @@ def test_help_teaches(tito, words):
     assert "--json" in ran.out
 
 
-@pytest.mark.parametrize("group", [(), ("module",)], ids=["tito", "module"])
+@pytest.mark.parametrize("group", [(), ("module",), ("milestone",)], ids=str)
 def test_every_command_is_listed_with_a_whole_sentence(tito, group):
     listed = tito(*group, "--help").out.split("Commands:")[1]
     entries = re.findall(r"^  (\w+) +(\S.*(?:\n   .*)*)", listed, re.MULTILINE)
@@ -68,7 +69,7 @@ def test_every_command_is_listed_with_a_whole_sentence(tito, group):
     [
         (("modul",), "no command 'modul': did you mean module?"),
         (("module", "strat", "01"), "no command 'strat': did you mean start?"),
-        (("frobnicate",), "there are quickstart, setup, doctor, module, export, check"),
+        (("frobnicate",), "there are quickstart, setup, doctor, module, milestone, export, check"),
     ],
 )
 def test_a_mistyped_command_is_guessed(tito, words, hint):
