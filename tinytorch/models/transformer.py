@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from tinytorch.core.activations import GELU, in_pieces, softmax
+from tinytorch.core.activations import GELU, in_pieces
 from tinytorch.core.attention import MultiHeadAttention
-from tinytorch.core.autograd import joint_vjp, no_grad
+from tinytorch.core.autograd import joint_vjp
 from tinytorch.core.layers import Dropout, Linear, Module
 from tinytorch.core.tensor import (
     Tensor,
@@ -28,6 +27,7 @@ from tinytorch.core.tensor import (
     where,
     zeros,
 )
+from tinytorch.core.training import evaluating
 from tinytorch.text.embeddings import Embedding, EmbeddingLayer, RotaryPositions, TiedLinear
 
 # %% auto #0
@@ -484,8 +484,9 @@ def next_token_probabilities(
     check_sampling(logits, temperature, top_k, top_p)
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
-    below = logits - logits.max(axis=-1, keepdims=True)  # however cold, the best is not inf
-    probabilities = softmax(below / temperature)
+    below = logits - logits.max(axis=-1, keepdims=True)
+    probabilities = np.exp(below / temperature)
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
     if top_p is not None and top_p < 1:
         probabilities = keep_top_p(probabilities, top_p)
     return probabilities
@@ -519,20 +520,7 @@ def checked_prompt(ids: Any, max_new_tokens: int) -> np.ndarray:
     return np.atleast_2d(prompt)
 
 
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Eval mode for the length of a `with`; then every module has the mode it had before."""
-    modes = [(part, part.training) for part in model.modules() if isinstance(part, Module)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 # %% modules/13_transformers/transformers_dev.py #generate
-@no_grad()
 def generate(
     model: Any,
     ids: Any,
