@@ -44,8 +44,8 @@ def checked_mask(mask: Any, shape: tuple[int, ...], kinds: str = "bf") -> np.nda
     """
     mask = np.asarray(mask)
     if mask.dtype.kind not in kinds:
-        added = " or floats (added to the scores)" if "f" in kinds else ""
-        raise TypeError(f"expected a mask of booleans (True: may look){added}, got {mask.dtype}")
+        also = "or floats (added to the scores)" if "f" in kinds else "alone with block_size="
+        raise TypeError(f"expected a mask of booleans (True: may look) {also}, got {mask.dtype}")
     sizes = zip(mask.shape[::-1], shape[::-1], strict=False)
     if mask.ndim > len(shape) or any(n not in (1, size) for n, size in sizes):
         raise ValueError(f"mask of {mask.shape} does not fit scores of {shape}")
@@ -237,9 +237,9 @@ def blocked_attention(q, k, v, mask=None, is_causal=False, scale=None, block_siz
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is not None:
         mask = checked_mask(mask, (*lead, q.shape[-2], k.shape[-2]), kinds="b")
-    out = np.empty((*lead, q.shape[-2], v.shape[-1] + 1), q.dtype)
+    out = np.empty((*lead, q.shape[-2], v.shape[-1] + 1), np.result_type(q, k, v))
     for rows in blocks(q.shape[-2], block_size):
-        peak = np.full((*lead, rows.stop - rows.start, 1), -np.inf, q.dtype)
+        peak = np.full((*lead, rows.stop - rows.start, 1), -np.inf, out.dtype)
         state = peak, np.zeros_like(peak), np.zeros_like(out[..., rows, :-1])
         for columns, scores in tiles(q, k, mask, is_causal, rows, block_size):
             state = online_softmax_step(state, scores, v[..., columns, :])
@@ -318,14 +318,17 @@ def scaled_dot_product_attention(
     >>> scaled_dot_product_attention(q, k, v)
     Tensor([[3., 4.]])
     """
+    if min(q.ndim, k.ndim, v.ndim) < 2 or k.shape[-2] != v.shape[-2]:
+        raise ValueError(
+            "attention: expected queries (..., T, D), keys (..., S, D) and values (..., S, Dv), "
+            f"got {q.shape}, {k.shape} and {v.shape}"
+        )
     ### BEGIN SOLUTION
-    if k.shape[-2] != v.shape[-2]:
-        raise ValueError(f"attention: {k.shape[-2]} keys but {v.shape[-2]} values")
     if block_size is None:
         weights = attention_weights(q, k, mask, is_causal=is_causal, scale=scale)
         return matmul(weights if dropout is None else dropout(weights), v)
     if dropout is not None:
-        raise ValueError("attention: with block_size= there are no weights to drop out of")
+        raise ValueError("attention: with block_size= there are no weights for dropout")
     options = {"is_causal": is_causal, "scale": scale, "block_size": block_size}
     return blocked_attention(q, k, v, mask, **options)[..., :-1]
     ### END SOLUTION
@@ -343,6 +346,8 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
             [[3., 4.],
              [7., 8.]]])
     """
+    if x.ndim < 2:
+        raise ValueError(f"MultiHeadAttention: expected vectors (..., T, D), got {x.shape}")
     ### BEGIN SOLUTION
     return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).swapaxes(-2, -3)
     ### END SOLUTION
@@ -380,11 +385,11 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
 #| exporti
 def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
     """ValueError unless the heads divide the vectors evenly, and share keys and values evenly."""
-    if min(embed_dim, num_heads, num_kv_heads) < 1 or embed_dim % num_heads:
+    if min(embed_dim, num_heads) < 1 or embed_dim % num_heads:
         raise ValueError(
             f"MultiHeadAttention: embed_dim={embed_dim} can't be divided by num_heads={num_heads}"
         )
-    if num_heads % num_kv_heads:
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ValueError(
             f"MultiHeadAttention: num_heads={num_heads} can't be divided by "
             f"num_kv_heads={num_kv_heads}"
@@ -452,14 +457,12 @@ class MultiHeadAttention(Module):
         ### BEGIN SOLUTION
         groups = self.num_heads // self.num_kv_heads
         k, v = repeat_heads(k, groups), repeat_heads(v, groups)
-        if mask is not None:
-            mask = mask if isinstance(mask, Tensor) else Tensor(mask)
-            if mask.ndim == 3:
-                mask = mask.unsqueeze(1)  # (N, T, S): the same for all heads
-        options: dict[str, Any] = {"is_causal": is_causal, "block_size": self.block_size}
-        if self.dropout.p > 0:
-            options["dropout"] = self.dropout
-        return scaled_dot_product_attention(q, k, v, mask, **options)
+        if np.ndim(mask) == 3:
+            mask = (mask if isinstance(mask, Tensor) else np.asarray(mask))[:, None]
+        dropout = self.dropout if self.training and self.dropout.p > 0 else None
+        return scaled_dot_product_attention(
+            q, k, v, mask, is_causal, dropout=dropout, block_size=self.block_size
+        )
         ### END SOLUTION
 
 
@@ -484,6 +487,6 @@ def attention_maps() -> Iterator[list[np.ndarray]]:
         if op is attention_weights:
             maps.append(out.data)
 
-    with watching("attention maps", collect):
+    with watching(f"attention maps {id(maps)}", collect):  # one within another: both collect
         yield maps
     ### END SOLUTION

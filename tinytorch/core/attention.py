@@ -335,11 +335,11 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
 # %% modules/12_attention/attention_dev.py #check-heads
 def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
     """ValueError unless the heads divide the vectors evenly, and share keys and values evenly."""
-    if min(embed_dim, num_heads, num_kv_heads) < 1 or embed_dim % num_heads:
+    if min(embed_dim, num_heads) < 1 or embed_dim % num_heads:
         raise ValueError(
             f"MultiHeadAttention: embed_dim={embed_dim} can't be divided by num_heads={num_heads}"
         )
-    if num_heads % num_kv_heads:
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ValueError(
             f"MultiHeadAttention: num_heads={num_heads} can't be divided by "
             f"num_kv_heads={num_kv_heads}"
