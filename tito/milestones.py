@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ def _needed(course: Course, files: Iterable[Path]) -> tuple[Module, ...]:
     return tuple(module for module in course.modules if module in found)
 
 
+@cache  # files of the package are asked for by several milestones
 def _mentioned(code: str) -> set[str]:
     """What the code takes from the package: "tinytorch.Digits", "tinytorch.nn.Linear", ..."""
     tree = ast.parse(code)
@@ -143,7 +144,10 @@ def _mentioned(code: str) -> set[str]:
                 aliases[alias.asname or name] = start + name
     mentioned = set(aliases.values())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            first, _, rest = ast.unparse(node).partition(".")
-            mentioned.add(f"{aliases.get(first, first)}.{rest}")
+        words = []
+        while isinstance(node, ast.Attribute):
+            words.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id in aliases:
+            mentioned.add(".".join([aliases[node.id], *reversed(words)]))
     return {name for name in mentioned if name.split(".")[0] == "tinytorch"}

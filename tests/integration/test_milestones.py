@@ -48,6 +48,7 @@ def test_a_milestone_reaches_its_criterion(milestone, tmp_path):
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+@pytest.mark.slow
 def test_a_milestone_runs_on_the_package_of_a_workspace(tmp_path):
     tito("setup", "my-course", folder=tmp_path)
     place = tmp_path / "my-course"
