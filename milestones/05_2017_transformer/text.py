@@ -1,0 +1,52 @@
+"""A text in numbers: random windows to learn from, and all of it side by side to be tested."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import tinytorch
+from tinytorch import CharTokenizer, Tensor, TinyShakespeare
+
+
+class Text:
+    """Characters as numbers: nine tenths to learn from, the last tenth for validation."""
+
+    def __init__(self, real):
+        if real:
+            self.name, text = "TinyShakespeare", TinyShakespeare().text
+        else:
+            files = sorted(Path(tinytorch.__file__).parent.rglob("[!_]*.py"))
+            self.name = "tinytorch's own files"
+            text = "".join(file.read_text(encoding="utf-8") for file in files)
+        self.tokenizer = CharTokenizer(text)
+        ids = np.array(self.tokenizer.encode(text))
+        self.train, self.validation = np.split(ids, [len(ids) * 9 // 10])
+        print(f"{self.name}: {len(ids):,} characters, {self.tokenizer.vocab_size} different ones")
+
+
+class Windows:
+    """`steps` batches of random windows; the targets are the characters that follow theirs."""
+
+    def __init__(self, ids, length, batch_size, steps, seed):
+        self.ids, self.length, self.batch_size, self.steps = ids, length, batch_size, steps
+        self.random = np.random.default_rng(seed)
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        for _ in range(self.steps):
+            starts = self.random.integers(len(self.ids) - self.length, size=(self.batch_size, 1))
+            windows = self.ids[starts + np.arange(self.length + 1)]
+            yield Tensor(windows[:, :-1]), Tensor(windows[:, 1:].reshape(-1))
+
+
+def pages(ids, length, batch_size=16):
+    """The whole text in windows side by side, the last one shorter: each target comes once."""
+    last = len(ids) - 1
+    rest = last // length * length
+    for start, end in pairwise([*range(0, rest, length * batch_size), rest, last]):
+        if start < end:
+            inputs, targets = ids[start:end], ids[start + 1 : end + 1]
+            yield Tensor(inputs.reshape(-1, min(length, end - start))), Tensor(targets)
