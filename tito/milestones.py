@@ -90,7 +90,9 @@ def run(
     The package of `workspace` is imported, if there is one. If `quiet`, stdout stays free: what
     main.py prints goes to stderr.
     """
-    environment = dict(os.environ)
+    # small matrix products gain little by a second thread and lose much on a busy machine, and with
+    # one the same seed gives the same numbers, however many cores there are
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
     if workspace:
         paths = [str(workspace), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

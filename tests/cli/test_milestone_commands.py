@@ -145,6 +145,17 @@ def test_what_it_prints_is_seen(filled, course):
     assert "Its story: tito milestone info 01" in done.stdout
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("2", "2")])
+def test_blas_gets_one_thread_unless_told_otherwise(filled, course, monkeypatch, given, used):
+    main = course.root / "milestones" / "01_1950_bend" / "main.py"
+    main.write_text("import os; print('threads', os.environ['OPENBLAS_NUM_THREADS'])", "utf-8")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+    done = subprocess.run(command(course, "run", "01"), cwd=filled, capture_output=True, text=True)
+    assert f"threads {used}\n" in done.stdout
+
+
 def test_what_is_reached_is_remembered(tito, filled):
     assert tito("milestone", "list", "--json").data["milestones"][0]["reached"] == {}
     tito("milestone", "run", "01", "--json")
@@ -186,6 +197,7 @@ def test_missing_modules_are_told_before_it_runs(tito, workspace):
     assert ran.status == 0, "tensors are there"
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="interrupts a process group")
 def test_ctrl_c_ends_it_with_one_line(filled, course):
     """In a process group of its own, interrupted as a terminal does it."""
     main = course.root / "milestones" / "01_1950_bend" / "main.py"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tito.course import find_course
+from tito.milestones import find_milestones
 from tito.notebook import grade_id, read_module, read_notebook, write_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +111,12 @@ def test_in_a_wheel_there_is_nothing_to_export(environment):
     done = subprocess.run([str(scripts / "tito"), "export"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "works in a checkout of the project" in done.stderr
+
+
+def test_the_milestones_travel_with_it(environment, tmp_path):
+    listed = json.loads(run(environment, "tito", "milestone", "list", "--json", folder=tmp_path))
+    folders = [milestone.folder for milestone in find_milestones(find_course())]
+    assert [row["milestone"] for row in listed["milestones"]] == folders
+    printed = run(environment, "tito", "milestone", "run", "01", folder=tmp_path)
+    assert str(environment) in printed.splitlines()[0]
+    assert (tmp_path / "figures" / "perceptron.png").is_file()
