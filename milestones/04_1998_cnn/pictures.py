@@ -44,7 +44,8 @@ def draw_resnet(pyplot, curve, reached, images, labels, outputs, classes):
     axis.set(title="Accuracy on images it has never seen", xlabel="epochs", ylabel="accuracy")
     axis.legend(loc="lower right")
     for axis, i in zip(right.subplots(3, 5).flat, doubt.argsort(), strict=False):
-        axis.imshow(images.numpy()[i].transpose(1, 2, 0), "gray")
-        axis.set_title(f"{classes[labels[i]]}\nread as {classes[guesses[i]]}", fontsize=9)
         axis.set_axis_off()
+        if doubt[i] < 0:
+            axis.imshow(images.numpy()[i].transpose(1, 2, 0), "gray_r")
+            axis.set_title(f"{classes[labels[i]]}\nread as {classes[guesses[i]]}", fontsize=9)
     return figure

@@ -9,8 +9,6 @@ from tqdm import tqdm
 from tinytorch import Tensor, concat, conv2d, grad, nn, no_grad, optim, relu
 from tito.milestone import Stopwatch
 
-WIDTHS = (64, 128, 256)  # channels at 16 x 16, 8 x 8 and 4 x 4 pixels
-
 
 class Whitening(nn.Module):
     """Fixed kernels that make patches of 2 x 2 pixels uncorrelated, and the same times -1.
@@ -19,8 +17,8 @@ class Whitening(nn.Module):
     """
 
     def __init__(self, images):
-        patches = sliding_window_view(images, (2, 2), axis=(2, 3)).swapaxes(1, 3)
-        patches = patches.swapaxes(1, 2).reshape(-1, images.shape[1] * 4)  # (N H W, C 2 2)
+        windows = np.moveaxis(sliding_window_view(images, (2, 2), axis=(2, 3)), 1, 3)
+        patches = windows.reshape(-1, 4 * images.shape[1])  # (N H W, C 2 2)
         variances, axes = np.linalg.eigh(np.cov(patches.T))
         kernels = (axes / np.sqrt(variances + 1e-4 * variances.sum())).T
         kernels = np.concatenate([kernels, -kernels])
@@ -53,10 +51,10 @@ class Residual(nn.Module):
         return x + self.inner(x)
 
 
-def network(images, classes=10):
-    """The images whitened, then three times half the size, more channels and a residual block."""
+def network(images, widths, classes=10):
+    """Images whitened, then half the size for each width (channels), and a residual block there."""
     layers, channels = [Whitening(images)], 8 * images.shape[1]
-    for width in WIDTHS:
+    for width in widths:
         layers += [Convolution(channels, width, stride=2), Residual(Convolution(width, width))]
         channels = width
     return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Linear(channels, classes))
@@ -67,7 +65,7 @@ def optimizers(model):
     kernels = [m.weight for m in model.modules() if isinstance(m, Convolution)]
     rest = [p for p in model.parameters() if all(p is not kernel for kernel in kernels)]
     muon = optim.Muon(kernels, momentum=0.6, weight_decay=0.1)
-    return [(muon, 0.14), (optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0), 0.01)]
+    return [(muon, 0.24), (optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0), 0.01)]
 
 
 def train(model, loader, seconds, evaluate):
@@ -105,13 +103,12 @@ def train(model, loader, seconds, evaluate):
     return curve
 
 
-def scores(model, images, mirrored=False):
-    """The outputs for all images, in eval mode; with `mirrored` those for mirror images added."""
+def scores(model, images):
+    """The outputs for all images, in eval mode."""
 
     @no_grad()
     def outputs(start):
-        x = images[start : start + 250]
-        return model(x) + model(x[..., ::-1]) if mirrored else model(x)
+        return model(images[start : start + 250])
 
     model.eval()
     with ThreadPoolExecutor(2) as threads:
