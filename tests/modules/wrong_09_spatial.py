@@ -123,8 +123,8 @@ WRONG = [
         "takes all channels for one group",
         """
         for images in room.parts:
-            columns = room.columns(x[images], 1)[:, :, : rows.shape[2]]
-            out[images] = room.cut(rows @ np.repeat(columns, groups, axis=1))
+            columns = room.columns(x[images], 1)[:, : rows.shape[2]]
+            out[images] = room.cut(rows @ np.repeat(columns, groups, axis=0))
         """,
         loses=["test-correlate"],
     ),
@@ -137,7 +137,7 @@ WRONG = [
     Wrong(
         "conv2d-weight",
         "the mean over the images",
-        change=(".sum(axis=0)", ".mean(axis=0)"),
+        change=("results.swapaxes(-1, -2)", "results.swapaxes(-1, -2) / len(x[images])"),
         loses=["test-conv2d-weight"],
     ),
     Wrong(
