@@ -1827,7 +1827,7 @@ for channels, size in ((3, 224), (64, 56), (512, 7)):
     print(
         f"32 images of {channels} x {size} x {size}: {image_bytes / 1e6:6.1f} MB, "
         f"3 x 3 columns {9 * image_bytes / 1e6:6.1f} MB, "
-        f"in blocks {max(4 * BLOCK, 9 * image_bytes / 32) / 1e6:.1f} MB"
+        f"in blocks {max(4 * BLOCK, 9 * image_bytes / 32, 36 * channels * PLACES) / 1e6:.1f} MB"
     )
 
 # %% [markdown]
