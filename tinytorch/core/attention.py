@@ -26,6 +26,25 @@ __all__ = [
 ]
 
 
+# %% modules/12_attention/attention_dev.py #softmax-of-scores
+@in_pieces
+def softmax_of_scores(scores: np.ndarray) -> np.ndarray:
+    """Softmax along the last axis; a row of -inf alone becomes zeros, not NaN.
+
+    >>> softmax_of_scores(np.array([[0.0, 0.0, -np.inf], [-np.inf, -np.inf, -np.inf]]))
+    array([[0.5, 0.5, 0. ],
+           [0. , 0. , 0. ]])
+    """
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    peak[peak == -np.inf] = 0
+    powers = scores - peak
+    np.exp(powers, out=powers)
+    total = powers.sum(axis=-1, keepdims=True)
+    total[total == 0] = 1
+    powers /= total
+    return powers
+
+
 # %% modules/12_attention/attention_dev.py #checked-mask
 def checked_mask(mask: Any, shape: tuple[int, ...], kinds: str = "bf") -> np.ndarray:
     """The mask as an array whose last two axes are those of scores (..., T, S).
@@ -68,26 +87,7 @@ def added_to_scores(mask, is_causal, rows: slice, columns: slice, dtype) -> np.n
     return added
 
 
-# %% modules/12_attention/attention_dev.py #softmax-of-scores
-@in_pieces
-def softmax_of_scores(scores: np.ndarray) -> np.ndarray:
-    """Softmax along the last axis; a row of -inf alone becomes zeros, not NaN.
-
-    >>> softmax_of_scores(np.array([[0.0, 0.0, -np.inf], [-np.inf, -np.inf, -np.inf]]))
-    array([[0.5, 0.5, 0. ],
-           [0. , 0. , 0. ]])
-    """
-    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    peak[peak == -np.inf] = 0
-    powers = scores - peak
-    np.exp(powers, out=powers)
-    total = powers.sum(axis=-1, keepdims=True)
-    total[total == 0] = 1
-    powers /= total
-    return powers
-
-
-# %% modules/12_attention/attention_dev.py #default-scale
+# %% modules/12_attention/attention_dev.py #checked-scale
 def checked_scale(q: Any, k: Any, scale: float | None) -> float:
     """The factor of the scores, 1 / sqrt(D) by default; ValueError where q and k do not fit."""
     if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
@@ -142,39 +142,6 @@ def attention_weights_rule(g, out, q, k, mask=None, is_causal=False, scale=None)
 joint_vjp(attention_weights, attention_weights_rule)
 
 
-# %% modules/12_attention/attention_dev.py #blocks
-def blocks(length: int, size: int) -> list[slice]:
-    """Positions 0 to length - 1 in blocks of `size`; the last may be shorter, one may be empty.
-
-    >>> blocks(5, 3)
-    [slice(0, 3, None), slice(3, 5, None)]
-    """
-    if size < 1:
-        raise ValueError(f"block_size must be at least 1, got {size}")
-    starts = range(0, max(length, 1), size)
-    return [slice(start, min(start + size, length)) for start in starts]
-
-
-# %% modules/12_attention/attention_dev.py #zeros-by-block
-def zeros_by_block(lead: tuple[int, ...], x: Any, block_size: int) -> list[np.ndarray]:
-    """Zeros for a gradient of x (..., L, D), block by block, to which tiles are added."""
-    sizes = [block.stop - block.start for block in blocks(x.shape[-2], block_size)]
-    return [np.zeros((*lead, size, x.shape[-1]), x.dtype) for size in sizes]
-
-
-# %% modules/12_attention/attention_dev.py #tiles
-def tiles(q, k, mask, is_causal: bool, rows: slice, block_size: int) -> Iterator[tuple]:
-    """Block after block of the keys that the queries `rows` may look at: (columns, scores)."""
-    for columns in blocks(k.shape[-2], block_size):
-        if is_causal and columns.start >= rows.stop:
-            return
-        scores = q[..., rows, :] @ k[..., columns, :].swapaxes(-1, -2)
-        added = added_to_scores(mask, is_causal, rows, columns, scores.dtype)
-        if added is not None:
-            scores += added
-        yield columns, scores
-
-
 # %% modules/12_attention/attention_dev.py #online-softmax
 def online_softmax_step(state: tuple, scores: np.ndarray, values: np.ndarray) -> tuple:
     """Take one more block of keys into (peak, total, mixture), without having seen the others.
@@ -190,6 +157,32 @@ def online_softmax_step(state: tuple, scores: np.ndarray, values: np.ndarray) ->
     shrink = np.exp(peak - shift)
     total = total * shrink + powers.sum(axis=-1, keepdims=True)
     return new_peak, total, mixture * shrink + powers @ values
+
+
+# %% modules/12_attention/attention_dev.py #blocks
+def blocks(length: int, size: int) -> list[slice]:
+    """Positions 0 to length - 1 in blocks of `size`; the last may be shorter, one may be empty.
+
+    >>> blocks(5, 3)
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    if size < 1:
+        raise ValueError(f"block_size must be at least 1, got {size}")
+    starts = range(0, max(length, 1), size)
+    return [slice(start, min(start + size, length)) for start in starts]
+
+
+# %% modules/12_attention/attention_dev.py #tiles
+def tiles(q, k, mask, is_causal: bool, rows: slice, block_size: int) -> Iterator[tuple]:
+    """Block after block of the keys that the queries `rows` may look at: (columns, scores)."""
+    for columns in blocks(k.shape[-2], block_size):
+        if is_causal and columns.start >= rows.stop:
+            return
+        scores = q[..., rows, :] @ k[..., columns, :].swapaxes(-1, -2)
+        added = added_to_scores(mask, is_causal, rows, columns, scores.dtype)
+        if added is not None:
+            scores += added
+        yield columns, scores
 
 
 # %% modules/12_attention/attention_dev.py #blocked-attention
@@ -231,6 +224,13 @@ def tile_gradients(g, offset, log_sum, scores, q, k, v) -> tuple:
     weights = exp(scores - log_sum)
     g_scores = weights * (g @ v.swapaxes(-1, -2) + offset)
     return g_scores @ k, g_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ g
+
+
+# %% modules/12_attention/attention_dev.py #zeros-by-block
+def zeros_by_block(lead: tuple[int, ...], x: Any, block_size: int) -> list[np.ndarray]:
+    """Zeros for a gradient of x (..., L, D), block by block, to which tiles are added."""
+    sizes = [block.stop - block.start for block in blocks(x.shape[-2], block_size)]
+    return [np.zeros((*lead, size, x.shape[-1]), x.dtype) for size in sizes]
 
 
 # %% modules/12_attention/attention_dev.py #blocked-attention-rule
@@ -346,6 +346,17 @@ def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
         )
 
 
+# %% modules/12_attention/attention_dev.py #attention-of-heads
+def attention_of_heads(q, k, v, mask, is_causal, dropout, block_size) -> Tensor:
+    """Attention in each head: (..., H, T, d) from keys and values of H heads or fewer, shared."""
+    groups = q.shape[-3] // k.shape[-3]
+    k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    if np.ndim(mask) == 3:  # (N, T, S): the same for all heads
+        mask = (mask if isinstance(mask, Tensor) else np.asarray(mask))[:, None]
+    options = {"dropout": dropout, "block_size": block_size}
+    return scaled_dot_product_attention(q, k, v, mask, is_causal, **options)
+
+
 # %% modules/12_attention/attention_dev.py #multi-head-attention
 class MultiHeadAttention(Module):
     """Attention in `num_heads` parts of the vectors at once: (..., T, D) -> (..., T, D).
@@ -379,8 +390,7 @@ class MultiHeadAttention(Module):
         self.q_proj = Linear(embed_dim, embed_dim, bias)
         self.k_proj, self.v_proj = Linear(embed_dim, kv_dim, bias), Linear(embed_dim, kv_dim, bias)
         self.out_proj = Linear(embed_dim, embed_dim, bias)
-        self.dropout = Dropout(dropout)
-        self.positions, self.block_size = positions, block_size
+        self.dropout, self.positions, self.block_size = Dropout(dropout), positions, block_size
 
     def forward(
         self,
@@ -397,18 +407,9 @@ class MultiHeadAttention(Module):
         v = split_heads(self.v_proj(key if value is None else value), self.num_kv_heads)
         if self.positions is not None:
             q, k = self.positions(q, start), self.positions(k, start)
-        return self.out_proj(merge_heads(self.attend(q, k, v, mask, is_causal)))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, is_causal: bool) -> Tensor:
-        """Attention of the heads: (..., H, T, d), twice (..., H_kv, S, d) -> (..., H, T, d)."""
-        groups = self.num_heads // self.num_kv_heads
-        k, v = repeat_heads(k, groups), repeat_heads(v, groups)
-        if np.ndim(mask) == 3:
-            mask = (mask if isinstance(mask, Tensor) else np.asarray(mask))[:, None]
         dropout = self.dropout if self.training and self.dropout.p > 0 else None
-        return scaled_dot_product_attention(
-            q, k, v, mask, is_causal, dropout=dropout, block_size=self.block_size
-        )
+        mixed = attention_of_heads(q, k, v, mask, is_causal, dropout, self.block_size)
+        return self.out_proj(merge_heads(mixed))
 
 
 # %% modules/12_attention/attention_dev.py #attention-maps
