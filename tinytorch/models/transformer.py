@@ -99,6 +99,10 @@ def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
     return g_x, g_weight, rows_of(g).sum(axis=0)
 
 
+# %% modules/13_transformers/transformers_dev.py #layer-norm-table
+joint_vjp(layer_norm, layer_norm_rule)
+
+
 # %% modules/13_transformers/transformers_dev.py #rms-norm
 @op
 @in_pieces
@@ -128,8 +132,7 @@ def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
     return g_x, einsum("ni,ni->i", rows_of(g), rows_of(normal))
 
 
-# %% modules/13_transformers/transformers_dev.py #norm-rules
-joint_vjp(layer_norm, layer_norm_rule)
+# %% modules/13_transformers/transformers_dev.py #rms-norm-table
 joint_vjp(rms_norm, rms_norm_rule)
 
 
@@ -278,16 +281,16 @@ def create_causal_mask(length: int, total: int | None = None) -> Tensor:
 
 
 # %% modules/13_transformers/transformers_dev.py #start-small
-def start_small(model: Any) -> None:
+def start_small(model: Any, std: float = 0.02) -> None:
     """Give a Transformer the weights that GPT-2 starts with.
 
-    Weights of linear and embedding layers are normal with standard deviation 0.02, biases and the
+    Weights of linear and embedding layers are normal with standard deviation `std`, biases and the
     padding's vector 0. What a block adds to the sums comes from `out_proj` and `down`: their
     weights are smaller by sqrt(2 L), for there are 2 L such sums in L blocks.
     """
     for module in model.modules():
         if isinstance(module, (Linear, Embedding)):
-            weight = 0.02 * randn(*module.weight.shape)
+            weight = std * randn(*module.weight.shape)
             if isinstance(module, Embedding) and module.padding_idx is not None:
                 weight[module.padding_idx] = 0
             module.weight = weight
