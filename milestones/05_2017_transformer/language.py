@@ -26,7 +26,7 @@ class CharacterLSTM(nn.Module):
 
 def draw(pyplot, history, steps, name):
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    at = [steps * tenth // 10 for tenth in range(1, 11)]
+    at = [steps * fifth // 5 for fifth in range(1, 6)]
     axes.plot(at, history["train_loss"], "k.--", label="training, mean since the last point")
     axes.plot(at, history["validation_loss"], "k.-", label="validation")
     axes.set(title=name, xlabel="step", ylabel="loss (nats per character)")
@@ -60,7 +60,7 @@ def gpt(chosen):
         model = nn.GPT(vocabulary, 128, 4, 4, LENGTH, positions="rotary")
         return model, model.blocks
 
-    plan = (4, 2500, 1.75, 900) if chosen.data else (4, 500, 2.0, 90)
+    plan = (4, 2400, 1.75, 900) if chosen.data else (4, 500, 2.0, 90)
     return write("GPT", build, chosen, *plan)
 
 
@@ -71,5 +71,5 @@ def lstm(chosen):
         model = CharacterLSTM(vocabulary, 256)
         return model, [model.lstm]
 
-    plan = (4, 2500, 1.9, 900) if chosen.data else (4, 500, 2.3, 90)
+    plan = (4, 2400, 1.75, 900) if chosen.data else (4, 500, 2.0, 90)
     return write("LSTM", build, chosen, *plan)

@@ -56,8 +56,9 @@ def draw(pyplot, model, text):
     image = axes.imshow(maps[0][0, 0], "gray_r", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="attention")
     places = range(LENGTH)
-    axes.set_xticks(places, text.ljust(LENGTH, "_"))
-    axes.set_yticks(places, text.ljust(LENGTH, "_")[::-1])
+    shown = text.ljust(LENGTH).replace(" ", "_")
+    axes.set_xticks(places, shown)
+    axes.set_yticks(places, shown[::-1])
     axes.set(title="Where each letter of the answer comes from")
     axes.set(xlabel="what is read (_: space)", ylabel="what is written")
     return figure

@@ -1,42 +1,16 @@
 """Judging a sentence: for or against a film, or without --data, prose or code."""
 
 import copy
-import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
+from sources import source_lines, words
 
-import tinytorch
 from tinytorch import Tensor, Trainer, accuracy, manual_seed, nn, optim, pad_sequences, randn, where
 from tinytorch.data import DataLoader, MovieReviews
 from tito.milestone import Result, Stopwatch, picture
 
 UNKNOWN = 1  # the id of all words that are too rare; 0 is the padding
-
-
-def words(text):
-    """A sentence as words in lower case; of the marks, only ! and ? say something."""
-    return re.findall(r"[^\W\d_]+|[!?]", text.lower())
-
-
-def source_lines():
-    """Lines of the package's own files: as many of code (0) as of docstrings and comments (1)."""
-    code, prose = [], []
-    for path in sorted(Path(tinytorch.__file__).parent.rglob("[!_]*.py")):
-        parts = path.read_text(encoding="utf-8").split('"""')
-        for docstring in parts[1::2]:
-            prose += re.sub(r">>>.*?(\n\n|$)", "", docstring, flags=re.DOTALL).splitlines()
-        for line in "".join(parts[::2]).splitlines():
-            before, _, comment = line.partition("# ")
-            code.append(before)
-            prose.append("" if comment.startswith("%%") else comment)
-    code, prose = (
-        list({tuple(words(line)): line.strip() for line in lines if len(words(line)) > 2}.values())
-        for lines in (code, prose)
-    )
-    code = code[:: len(code) // len(prose)][: len(prose)]
-    return code + prose, [0] * len(code) + [1] * len(prose)
 
 
 class Judge(nn.Module):
@@ -57,8 +31,24 @@ class Judge(nn.Module):
 
 
 def in_one(examples):
+    """A batch: ids filled up to the longest row, what is real of them, and labels."""
     rows, labels = zip(*examples, strict=True)
     return pad_sequences(rows), Tensor(labels, dtype=int)
+
+
+def loaders_of(texts, labels, seed):
+    """Of every ten sentences number 9 is for testing, number 8 for validation; and the words."""
+    parts = {"train": range(8), "validation": [8], "test": [9]}
+    members = {part: [n for n in range(len(texts)) if n % 10 in parts[part]] for part in parts}
+    counts = Counter(word for n in members["train"] for word in words(texts[n]))
+    known = [word for word, count in counts.items() if count > 1]
+    ids = {word: number for number, word in enumerate(known, UNKNOWN + 1)}
+    loaders = {}
+    for part, numbers in members.items():
+        rows = [([ids.get(word, UNKNOWN) for word in words(texts[n])], labels[n]) for n in numbers]
+        options = {"shuffle": part == "train", "seed": seed, "collate_fn": in_one}
+        loaders[part] = DataLoader(rows, batch_size=32, **options)
+    return loaders, known
 
 
 def learn(loaders, vocabulary, epochs=20):
@@ -91,24 +81,15 @@ def draw(pyplot, history, name):
 
 
 def sentiment(chosen):
-    """Ten parts in turn: number 9 of each ten sentences is for testing, number 8 for validation."""
+    """The test accuracy of the model that was best on the validation part."""
     if chosen.data:
         reviews, wanted, name = MovieReviews(), 0.75, "film reviews"
         texts, labels = reviews.texts, reviews.labels.tolist()
     else:
         (texts, labels), wanted, name = source_lines(), 0.95, "lines of tinytorch"
-    parts = {"train": range(8), "validation": [8], "test": [9]}
-    numbers = {part: [n for n in range(len(texts)) if n % 10 in parts[part]] for part in parts}
-    counts = Counter(word for n in numbers["train"] for word in words(texts[n]))
-    known = [word for word, count in counts.items() if count > 1]
-    ids = {word: number for number, word in enumerate(known, UNKNOWN + 1)}
+    loaders, known = loaders_of(texts, labels, chosen.seed)
     print(f"{len(texts):,} {name}, {len(known):,} words that come at least twice for training")
     manual_seed(chosen.seed)
-    loaders = {}
-    for part, members in numbers.items():
-        rows = [([ids.get(word, UNKNOWN) for word in words(texts[n])], labels[n]) for n in members]
-        options = {"shuffle": part == "train", "seed": chosen.seed, "collate_fn": in_one}
-        loaders[part] = DataLoader(rows, batch_size=32, **options)
     watch = Stopwatch()
     trainer = learn(loaders, UNKNOWN + 1 + len(known))
     reached, seconds = trainer.evaluate(loaders["test"], [accuracy])["accuracy"], watch.seconds

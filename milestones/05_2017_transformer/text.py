@@ -1,11 +1,10 @@
 """A text in numbers: random windows to learn from, and all of it side by side to be tested."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
+from sources import sources
 
-import tinytorch
 from tinytorch import CharTokenizer, Tensor, TinyShakespeare
 
 
@@ -16,9 +15,7 @@ class Text:
         if real:
             self.name, text = "TinyShakespeare", TinyShakespeare().text
         else:
-            files = sorted(Path(tinytorch.__file__).parent.rglob("[!_]*.py"))
-            self.name = "tinytorch's own files"
-            text = "".join(file.read_text(encoding="utf-8") for file in files)
+            self.name, text = "tinytorch's own files", "".join(sources())
         self.tokenizer = CharTokenizer(text)
         ids = np.array(self.tokenizer.encode(text))
         self.train, self.validation = np.split(ids, [len(ids) * 9 // 10])
