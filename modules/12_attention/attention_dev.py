@@ -115,9 +115,13 @@ side_by_side = SideBySide()
 train_on_notes(side_by_side, steps=250)
 print(f"right on new notes: {share_of_right_answers(side_by_side):.1%}")
 
+_, digits, _, answers = notes(np.random.default_rng(1), 1000)
+most_frequent = [np.bincount(row).argmax() for row in digits]
+print(f"always the digit that the note has most often: {(most_frequent == answers).mean():.1%}")
+
 # %% [markdown]
 r"""
-It learned next to nothing, and a seventh pair doesn't even fit its weight: it would have to learn "compare the question with the letter at place 1" for every place and every letter anew. What it lacks is an operation that **compares**.
+It has found out which digits the note holds, and hardly looks at the question. It would have to learn "compare the question with the letter at place 1" for every place and every letter anew, and a seventh pair doesn't even fit its weight. What it lacks is an operation that **compares**.
 
 ## A soft dictionary
 
@@ -245,7 +249,7 @@ $M$ is the **mask**. Ours come in two kinds, as those of PyTorch's `F.scaled_dot
         query 2         .    .    .   -inf
 ```
 
-The given `checked_mask` makes an array of a mask and stretches its last two axes to `(T, S)`.
+Given are `checked_mask`, which makes an array of a mask and stretches its last two axes to `(T, S)`, and `checked_scale`: the factor of the scores, $1/\sqrt D$ unless another one is asked for.
 """
 
 
@@ -267,6 +271,15 @@ def checked_mask(mask: Any, shape: tuple[int, ...], kinds: str = "bf") -> np.nda
     if mask.ndim > len(shape) or any(n not in (1, size) for n, size in sizes):
         raise ValueError(f"mask of {mask.shape} does not fit scores of {shape}")
     return np.broadcast_to(mask, (*mask.shape[:-2], *shape[-2:]))
+
+
+def checked_scale(q: Any, k: Any, scale: float | None) -> float:
+    """The factor of the scores, 1 / sqrt(D) by default; ValueError where q and k do not fit."""
+    if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"queries (..., T, D) and keys (..., S, D) have one D; got {q.shape} and {k.shape}"
+        )
+    return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
 
 
 # %% [markdown]
@@ -330,21 +343,10 @@ test_added_to_scores()
 
 # %% [markdown]
 r"""
-**Exercise 3 (8 points).** Write `attention_weights`, the softmax of the formula: `(..., T, S)` for queries `(..., T, D)` and keys `(..., S, D)`. Its parts are there: `checked_scale` (given: the factor, $1/\sqrt D$ unless another one is asked for), `checked_mask(mask, scores.shape)` if there is a mask, `added_to_scores` for all rows and all columns, `softmax_of_scores`. Here `q` and `k` are arrays: `@op` unwraps tensors.
+**Exercise 3 (8 points).** Write `attention_weights`, the softmax of the formula: `(..., T, S)` for queries `(..., T, D)` and keys `(..., S, D)`. Its parts are there: `checked_scale`, `checked_mask(mask, scores.shape)` if there is a mask, `added_to_scores` for all rows, `slice(0, T)`, and all columns, `softmax_of_scores`. Here `q` and `k` are arrays: `@op` unwraps tensors.
 
 For queries `[[0], [1]]` and keys `[[0], [0], [9]]`, causal, the weights are `[[1, 0, 0], [0.5, 0.5, 0]]`.
 """
-
-
-# %% nbgrader={"grade": false, "grade_id": "checked-scale", "locked": true, "solution": false}
-#| exporti
-def checked_scale(q: Any, k: Any, scale: float | None) -> float:
-    """The factor of the scores, 1 / sqrt(D) by default; ValueError where q and k do not fit."""
-    if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"queries (..., T, D) and keys (..., S, D) have one D; got {q.shape} and {k.shape}"
-        )
-    return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-weights", "locked": false, "solution": true}
@@ -379,11 +381,11 @@ def test_attention_weights():
     q, k = Tensor([[0], [1]]), Tensor([[0], [0], [9]])
     check(attention_weights(q, k, is_causal=True), [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], "the past")
     root = np.log(3) * 2  # scores 0 and ln 3, after the division by sqrt(4)
-    got = attention_weights(Tensor([[1, 0, 0, 0]]), Tensor([[0, 0, 0, 0], [root, 0, 0, 0]]))
-    check(got, [[0.25, 0.75]], "the scores are divided by the root of D")
+    one, two = Tensor([[1, 0, 0, 0]]), Tensor([[0, 0, 0, 0], [root, 0, 0, 0]])
+    check(attention_weights(one, two), [[0.25, 0.75]], "the scores are divided by the root of D")
     mask = [[True, True, False], [False, False, False]]
-    got = attention_weights(q, k, mask)
-    check(got, [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]], "True: may look; nowhere to look: zeros")
+    expected = [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    check(attention_weights(q, k, mask), expected, "True: may look; nowhere to look: zeros")
     with check_raises(ValueError, "(4,)", "four booleans don't fit three keys"):
         attention_weights(q, k, [True] * 4)
     ### BEGIN HIDDEN TESTS
@@ -406,7 +408,7 @@ test_attention_weights()
 r"""
 ## The way back
 
-The gradient has to get through the softmax and through the product. You know the first part from module 05: with $g$ the gradient of the weights, that of the scores is $\bar s_i = w_i (g_i - \sum_j w_j g_j)$, in every row for itself. It is given: `softmax_gradient`. Where a weight is 0, so is the gradient: nothing is learned about keys that are hidden.
+The gradient has to get through the softmax and through the product. You know the first part from module 05: with $g$ the gradient of the weights, that of the scores (a bar means: gradient of) is $\bar s_i = w_i (g_i - \sum_j w_j g_j)$, in every row for itself. It is given: `softmax_gradient(g, out)`. Where a weight is 0, so is the gradient: nothing is learned about keys that are hidden.
 
 **Exercise 4 (8 points).** Write `attention_weights_rule`. It is a *joint* rule: the three inputs `q`, `k` and `mask` share $\bar s$, so one function returns all three gradients, in this order. What are they, for $s = c\,q k^\top + m$ with the factor $c$? (Sums over broadcast axes are done by the walk.) Keep to operators and `swapaxes`: under `create_graph` these are tensors.
 
@@ -521,9 +523,7 @@ print(f"2,048 tokens, 8 heads, 8 texts: {8 * 8 * 2048**2 * 4:,} bytes\n")
 print(f"{'T':>5} {'q, k and v, bytes':>18} {'peak of the weights, bytes':>27}")
 for length in (256, 512, 1024, 2048):
     q, k = randn(length, 64), randn(length, 64)
-    peak = peak_bytes(lambda q=q, k=k: attention_weights(q, k))
-    print(f"{length:5} {3 * q.nbytes:18,} {peak:27,}")
-    del q, k
+    print(f"{length:5} {3 * q.nbytes:18,} {peak_bytes(partial(attention_weights, q, k)):27,}")
 
 # %% [markdown]
 r"""
@@ -597,6 +597,14 @@ def test_online_softmax_step():
 
 test_online_softmax_step()
 
+# %%
+state = np.full((1, 1), -np.inf), np.zeros((1, 1)), np.zeros((1, 1))
+for powers, block in (([1, 3], [10, 20]), ([6], [40])):
+    state = online_softmax_step(state, np.log([powers]), np.array(block)[:, None])
+    peak, total, mixture = (x.item() for x in state)
+    print(f"e^peak {np.exp(peak):.3f}, total {total:.3f}, mixture {mixture:.3f}")
+print(f"y = {mixture / total:.3f}")
+
 # %% [markdown]
 r"""
 ## Tile by tile
@@ -610,7 +618,7 @@ So the table can be made in **tiles**, some queries times some keys, and each ti
   queries 256-383     tile          tile           tile           attention never makes it
 ```
 
-Memory then grows with $T$, for any text. This is FlashAttention's idea (Dao et al. 2022). Three small functions are given: `blocks` cuts positions into slices, `tiles` makes the scores of one row of tiles, masked, one after another, and `zeros_by_block` prepares the way back.
+Memory then grows with $T$, for any text. This is FlashAttention's idea (Dao et al. 2022). Two small functions are given: `blocks` cuts positions into slices, and `tiles` makes the scores of one row of tiles, masked, one after another.
 """
 
 
@@ -628,8 +636,6 @@ def blocks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in starts]
 
 
-# %% nbgrader={"grade": false, "grade_id": "tiles", "locked": true, "solution": false}
-#| exporti
 def tiles(q, k, mask, is_causal: bool, rows: slice, block_size: int) -> Iterator[tuple]:
     """Block after block of the keys that the queries `rows` may look at: (columns, scores)."""
     for columns in blocks(k.shape[-2], block_size):
@@ -688,14 +694,15 @@ def blocked_attention(q, k, v, mask=None, is_causal=False, scale=None, block_siz
 
 # %% nbgrader={"grade": true, "grade_id": "test-blocked-attention", "locked": true, "points": 10, "solution": false}
 def test_blocked_attention():
-    one = blocked_attention(Tensor([[0]]), Tensor([[0], [0]]), Tensor([[1], [3]]), block_size=1)
-    check(one, [[2.0, np.log(2)]], "the mean of 1 and 3, and ln(e^0 + e^0)")
+    q, k, v = Tensor([[0]]), Tensor([[0], [0]]), Tensor([[1], [3]])
+    expected = [[2.0, np.log(2)]]
+    check(blocked_attention(q, k, v, block_size=1), expected, "the mean, and ln(e^0 + e^0)")
     manual_seed(0)
     q, k, v = randn(2, 5, 4), randn(2, 7, 4), randn(2, 7, 3)
     plain = (attention_weights(q, k, is_causal=True) @ v).numpy()
     for size in (1, 3, 100):
-        got = blocked_attention(q, k, v, is_causal=True, block_size=size)[..., :-1]
-        check(got, plain, f"plain attention's numbers, in blocks of {size}")
+        out = blocked_attention(q, k, v, is_causal=True, block_size=size)
+        check(out[..., :-1], plain, f"plain attention's numbers, in blocks of {size}")
     long = randn(512, 8)
     peak = peak_bytes(lambda: blocked_attention(long, long, long, block_size=32))
     check(peak < 500_000, True, "the whole table of 512 x 512 would be 1,048,576 bytes")
@@ -707,6 +714,8 @@ def test_blocked_attention():
     check(blocked_attention(q[0], k, v[1], block_size=4).shape, (2, 5, 4), "leading axes broadcast")
     check(blocked_attention(q, k[:, :0], v[:, :0]), np.zeros((2, 5, 4)), "no keys")
     check(blocked_attention(q * 1e4, k, v, block_size=2).sum() * 0, 0.0, "no overflow")
+    low = blocked_attention(Tensor([[90]]), Tensor([[-90], [-90]]), Tensor([[1], [3]]))
+    check(low, [[2.0, np.log(2) - 8100]], "very low scores aren't hidden ones")
     ### END HIDDEN TESTS
 
 
@@ -780,11 +789,11 @@ test_tile_gradients()
 
 # %% [markdown]
 r"""
-What remains is to walk over the tiles once more and to add up. It is given; read it, for it is the same walk as yours.
+What remains is to walk over the tiles once more and to add up. That is given. Read it: it is the same walk as yours.
 """
 
 
-# %% nbgrader={"grade": false, "grade_id": "zeros-by-block", "locked": true, "solution": false}
+# %% nbgrader={"grade": false, "grade_id": "blocked-attention-rule", "locked": true, "solution": false}
 #| exporti
 def zeros_by_block(lead: tuple[int, ...], x: Any, block_size: int) -> list[np.ndarray]:
     """Zeros for a gradient of x (..., L, D), block by block, to which tiles are added."""
@@ -792,11 +801,8 @@ def zeros_by_block(lead: tuple[int, ...], x: Any, block_size: int) -> list[np.nd
     return [np.zeros((*lead, size, x.shape[-1]), x.dtype) for size in sizes]
 
 
-# %% nbgrader={"grade": false, "grade_id": "blocked-attention-rule", "locked": false, "solution": true}
-#| exporti
 def blocked_attention_rule(g, out, q, k, v, mask=None, is_causal=False, scale=None, block_size=128):
     """Each tile of weights is made again, used, and forgotten."""
-    ### BEGIN SOLUTION
     scale, lead = checked_scale(q, k, scale), out.shape[:-2]
     q = q * scale
     if mask is not None:
@@ -812,11 +818,8 @@ def blocked_attention_rule(g, out, q, k, v, mask=None, is_causal=False, scale=No
             g_k[j] = g_k[j] + of_k
             g_v[j] = g_v[j] + of_v
     return [concatenate(*parts, axis=-2) for parts in ([scale * x for x in g_q], g_k, g_v)]
-    ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "blocked-rule-table", "locked": true, "solution": false}
-#| exporti
 joint_vjp(blocked_attention, blocked_attention_rule)
 
 
@@ -868,13 +871,13 @@ def scaled_dot_product_attention(
 # %% nbgrader={"grade": true, "grade_id": "test-scaled-dot-product-attention", "locked": true, "points": 5, "solution": false}
 def test_scaled_dot_product_attention():
     q, k, v = Tensor([[0, 9]]), Tensor([[0, 0], [0, 9]]), Tensor([[1, 2], [3, 4]])
-    for size in (None, 1):
-        got = scaled_dot_product_attention(q, k, v, block_size=size)
-        check(got, [[3.0, 4.0]], "the second key is much like the query: the second value")
-    halved = scaled_dot_product_attention(q, k, v, dropout=lambda weights: weights / 2)
-    check(halved, [[1.5, 2.0]], "dropout changes the weights")
+    hint = "the second key is much like the query: the second value"
+    check(scaled_dot_product_attention(q, k, v), [[3.0, 4.0]], hint)
+    check(scaled_dot_product_attention(q, k, v, block_size=1), [[3.0, 4.0]], hint)
+    dropped = scaled_dot_product_attention(q, k, v, dropout=lambda x: x * Tensor([1, 0]))
+    check(dropped, [[0.0, 0.0]], "dropout changes the weights, not the answer")
     with check_raises(ValueError, "dropout", "no weights, no dropout"):
-        scaled_dot_product_attention(q, k, v, dropout=lambda weights: weights, block_size=1)
+        scaled_dot_product_attention(q, k, v, dropout=lambda x: x, block_size=1)
     ### BEGIN HIDDEN TESTS
     manual_seed(0)
     q, k, v = randn(2, 3, 4), randn(2, 3, 4), randn(2, 3, 2)
@@ -1135,18 +1138,18 @@ def plain_layer(num_heads, num_kv_heads=None, **options):
 def test_multi_head_attention():
     manual_seed(0)
     x, memory = randn(2, 5, 4), randn(2, 3, 4)
-    got = plain_layer(1)(x, is_causal=True)
-    check(got, scaled_dot_product_attention(x, x, x, is_causal=True).numpy(), "one head")
-    got = plain_layer(2)(x, memory)
+    expected = scaled_dot_product_attention(x, x, x, is_causal=True).numpy()
+    check(plain_layer(1)(x, is_causal=True), expected, "one head")
     for half in (slice(0, 2), slice(2, 4)):
         parts = x[..., half], memory[..., half], memory[..., half]
-        check(got[..., half], scaled_dot_product_attention(*parts).numpy(), "each half by itself")
-    got = plain_layer(2, num_kv_heads=1)(x)
-    parts = x[..., 2:], x[..., :2], x[..., :2]
-    check(got[..., 2:], scaled_dot_product_attention(*parts).numpy(), "both share keys and values")
+        expected = scaled_dot_product_attention(*parts).numpy()
+        check(plain_layer(2)(x, memory)[..., half], expected, "each half by itself")
+    expected = scaled_dot_product_attention(x[..., 2:], x[..., :2], x[..., :2]).numpy()
+    check(plain_layer(2, num_kv_heads=1)(x)[..., 2:], expected, "both share keys and values")
+    check(plain_layer(4, num_kv_heads=2)(x).shape, (2, 5, 4), "two heads share, and two others")
     mask = np.array([[[True, False, False]], [[True, True, False]]])
-    got = plain_layer(2)(x, memory, mask=mask)
-    check(got[0], np.tile(memory[0, 0].numpy(), (5, 1)), "a mask for each text: one key is left")
+    expected = np.tile(memory[0, 0].numpy(), (5, 1))
+    check(plain_layer(2)(x, memory, mask=mask)[0], expected, "a mask for each text: one key left")
     ### BEGIN HIDDEN TESTS
     check(plain_layer(2)(x, memory, -memory), (-plain_layer(2)(x, memory)).numpy(), "other values")
     check(plain_layer(2)(x[0]), plain_layer(2)(x)[0].numpy(), "without a batch")
@@ -1155,6 +1158,8 @@ def test_multi_head_attention():
     check(turning(x, start=3), turning(x).numpy(), "distances alone count", 1e-4)
     q, k, v = (split_heads(x, 2) for _ in range(3))
     expected = scaled_dot_product_attention(turning.positions(q), turning.positions(k), v)
+    with check_raises(ValueError, "max_seq_len", "positions 7 to 11 of 9"):
+        turning(x, start=7)
     check(turning(x), merge_heads(expected).numpy(), "queries and keys are turned, values are not")
     thrown = plain_layer(2, dropout=0.5)
     check((thrown(x) == thrown(x)).numpy().all().item(), False, "in training, weights are thrown")
@@ -1317,7 +1322,7 @@ if plt:
 
 # %% [markdown]
 r"""
-Each head has found its own distances, and no two rows of a map are alike: what is looked at depends on what is read. Ask for another sentence.
+Nobody told the heads that the last few characters matter most. And no two rows of a map are alike: what is looked at depends on what is read. Do you find rows that look for the beginning of the word? Try another sentence.
 
 ## Systems: time and bytes
 
@@ -1348,7 +1353,7 @@ for length in (256, 512, 1024, 2048):
 
 # %% [markdown]
 r"""
-The plain way quadruples in both columns. The blocks quadruple in time, because every query is still compared with every key; but their bytes only double. And though they compute more, they aren't slower by much, if at all: a tile of 256 x 256 numbers, 262,144 bytes, stays in the processor's own cache while it is scaled, masked, raised to powers and multiplied. The plain table goes out to memory and back at each of these steps.
+For long texts, the plain way nears a factor of four for each doubling, in time and in bytes. The time of the blocks grows like that as well, because every query is still compared with every key; but their bytes grow with $T$ alone. They compute more, and make up for a part of it: a tile of 256 x 256 numbers, 262,144 bytes, stays in the processor's own cache while it is masked, raised to powers and multiplied. The plain table goes out to memory and back at each of these steps. Which way is faster at 2,048 tokens on your machine?
 
 How large should a block be? **Predict** which end of the list is slowest, and why, and what the other end is.
 """
@@ -1366,7 +1371,7 @@ for size in (16, 64, 256, 1024):
 r"""
 Small blocks spend their time in Python and NumPy between the products, not in them; one large block is the plain way. Causal attention by blocks skips nearly half of the tiles.
 
-PyTorch's `F.scaled_dot_product_attention` chooses between both ways. FlashAttention is its kernel for graphics processors, where the reason is even stronger: their arithmetic is so fast that the plain way waits for memory nearly all the time. It fuses a tile's product, mask, softmax and second product into one program that keeps the tile on the chip. NumPy has no such fused step: each of ours passes over the tile once.
+PyTorch's `F.scaled_dot_product_attention` chooses between both ways. FlashAttention is its kernel for graphics processors, where the reason is even stronger: their arithmetic is so fast that the plain way mostly waits for memory. It fuses a tile's product, mask, softmax and second product into one program that keeps the tile on the chip. NumPy has no such fused step: each of ours passes over the tile once.
 
 ## Questions
 

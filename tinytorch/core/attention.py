@@ -64,6 +64,15 @@ def checked_mask(mask: Any, shape: tuple[int, ...], kinds: str = "bf") -> np.nda
     return np.broadcast_to(mask, (*mask.shape[:-2], *shape[-2:]))
 
 
+def checked_scale(q: Any, k: Any, scale: float | None) -> float:
+    """The factor of the scores, 1 / sqrt(D) by default; ValueError where q and k do not fit."""
+    if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"queries (..., T, D) and keys (..., S, D) have one D; got {q.shape} and {k.shape}"
+        )
+    return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
+
+
 # %% modules/12_attention/attention_dev.py #added-to-scores
 def added_to_scores(mask, is_causal, rows: slice, columns: slice, dtype) -> np.ndarray | None:
     """What is added to the scores of these queries (rows) and keys (columns): -inf hides a key.
@@ -85,16 +94,6 @@ def added_to_scores(mask, is_causal, rows: slice, columns: slice, dtype) -> np.n
         causal = np.where(later, -np.inf, 0).astype(dtype)
         added = causal if added is None else added + causal
     return added
-
-
-# %% modules/12_attention/attention_dev.py #checked-scale
-def checked_scale(q: Any, k: Any, scale: float | None) -> float:
-    """The factor of the scores, 1 / sqrt(D) by default; ValueError where q and k do not fit."""
-    if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"queries (..., T, D) and keys (..., S, D) have one D; got {q.shape} and {k.shape}"
-        )
-    return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
 
 
 # %% modules/12_attention/attention_dev.py #attention-weights
@@ -172,7 +171,6 @@ def blocks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in starts]
 
 
-# %% modules/12_attention/attention_dev.py #tiles
 def tiles(q, k, mask, is_causal: bool, rows: slice, block_size: int) -> Iterator[tuple]:
     """Block after block of the keys that the queries `rows` may look at: (columns, scores)."""
     for columns in blocks(k.shape[-2], block_size):
@@ -226,14 +224,13 @@ def tile_gradients(g, offset, log_sum, scores, q, k, v) -> tuple:
     return g_scores @ k, g_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ g
 
 
-# %% modules/12_attention/attention_dev.py #zeros-by-block
+# %% modules/12_attention/attention_dev.py #blocked-attention-rule
 def zeros_by_block(lead: tuple[int, ...], x: Any, block_size: int) -> list[np.ndarray]:
     """Zeros for a gradient of x (..., L, D), block by block, to which tiles are added."""
     sizes = [block.stop - block.start for block in blocks(x.shape[-2], block_size)]
     return [np.zeros((*lead, size, x.shape[-1]), x.dtype) for size in sizes]
 
 
-# %% modules/12_attention/attention_dev.py #blocked-attention-rule
 def blocked_attention_rule(g, out, q, k, v, mask=None, is_causal=False, scale=None, block_size=128):
     """Each tile of weights is made again, used, and forgotten."""
     scale, lead = checked_scale(q, k, scale), out.shape[:-2]
@@ -253,7 +250,6 @@ def blocked_attention_rule(g, out, q, k, v, mask=None, is_causal=False, scale=No
     return [concatenate(*parts, axis=-2) for parts in ([scale * x for x in g_q], g_k, g_v)]
 
 
-# %% modules/12_attention/attention_dev.py #blocked-rule-table
 joint_vjp(blocked_attention, blocked_attention_rule)
 
 
