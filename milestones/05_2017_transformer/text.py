@@ -1,5 +1,6 @@
 """A text in numbers: random windows to learn from, and all of it side by side to be tested."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,24 @@ class Text:
         ids = np.array(self.tokenizer.encode(text))
         self.train, self.validation = np.split(ids, [len(ids) * 9 // 10])
         print(f"{self.name}: {len(ids):,} characters, {self.tokenizer.vocab_size} different ones")
+
+    def loss_of_counts(self, before=3, extra=0.03):
+        """The validation loss of a table: how often each character followed the `before` last ones.
+
+        Each count is `extra` larger than it is, so that nothing is impossible.
+        """
+
+        def rows(ids):
+            return zip(*(ids[start:].tolist() for start in range(before + 1)), strict=False)
+
+        counts = Counter(rows(self.train))
+        totals = Counter(row[:-1] for row in rows(self.train))
+        size = self.tokenizer.vocab_size
+        shares = [
+            (counts[row] + extra) / (totals[row[:-1]] + extra * size)
+            for row in rows(self.validation)
+        ]
+        return -np.log(shares).mean().item()
 
 
 class Windows:
