@@ -99,7 +99,6 @@ def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
     return g_x, g_weight, rows_of(g).sum(axis=0)
 
 
-# %% modules/13_transformers/transformers_dev.py #layer-norm-table
 joint_vjp(layer_norm, layer_norm_rule)
 
 
@@ -132,7 +131,6 @@ def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
     return g_x, einsum("ni,ni->i", rows_of(g), rows_of(normal))
 
 
-# %% modules/13_transformers/transformers_dev.py #rms-norm-table
 joint_vjp(rms_norm, rms_norm_rule)
 
 
