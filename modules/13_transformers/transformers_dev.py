@@ -76,7 +76,7 @@ except ImportError:
 r"""
 ## Deeper should be better
 
-One layer of attention looks at a text once. To look at what it has seen, stack another, and another: GPT-2 has 12, its larger sisters up to 48. So, stack.
+One layer of attention looks at a text once. To look at what it has seen, stack another, and another: GPT-2 has 12 of them, its larger sisters up to 48. So, stack.
 
 Below, 256 random vectors go through 24 steps; each step is a linear layer, a ReLU and a linear layer. We measure by how much the 256 vectors still **differ from one another**, and how large the gradient is that arrives at the first of them. The weights are taken once as `Linear` makes them, once 4 times as large.
 
@@ -124,7 +124,7 @@ A **layer norm** (Ba, Kiros and Hinton 2016) takes each vector $x$ of $D$ number
 
 $$n = \frac{x - \mu}{\sigma} \qquad y = w\,n + b \qquad \mu = \operatorname{mean}(x) \qquad \sigma = \sqrt{\operatorname{mean}\big((x - \mu)^2\big) + \epsilon}$$
 
-Other than batch norm it asks nobody else: not the rest of the batch, not the other positions. So it does the same in training and in use, and for a text of any length.
+Unlike a batch norm, it asks nobody else: not the rest of the batch, not the other positions. So it does the same in training and in use, and for a text of any length.
 
 **Predict** the three rows that the exercise's function must give for `[1, 3]`, `[10, 30]` and `[5, 5]`, without weight and bias.
 
@@ -863,7 +863,7 @@ Texts in a batch are filled up with padding to one length. What stands there mea
 # %%
 manual_seed(0)
 reader = Transformer(11, 8, num_layers=2, num_heads=2, max_seq_len=6, padding_idx=0)
-start_small(reader, std=0.5)
+start_small(reader, std=0.5)  # large enough for you to see what changes
 with no_grad():
     short, padded = reader.hidden([[5, 6]]), reader.hidden([[5, 6, 0, 0, 0]])
 print("alone: ", short[0, 0].numpy().round(2))
@@ -873,7 +873,7 @@ print("padded:", padded[0, 0].numpy().round(2))
 r"""
 Zero vectors, and yet they have positions, biases, keys and a share in every softmax.
 
-**Exercise 9 (6 points).** Write `hide_padding`, the mask that hides them. For ids `(N, T)` it is a boolean tensor `(N, 1, T)`: the same keys for each query of a text. If a `mask` is given, nobody may look where either forbids it. That mask is boolean, or floating (it is added to the scores, so $-\infty$ hides), and has the shape `(T, T)`, `(N, T, T)` or, with a part for each of $H$ heads, `(N, H, T, T)`. For example, with `padding_idx=0`, `[[5, 6, 0]]` gives `[[[True, True, False]]]`.
+**Exercise 9 (6 points).** Write `hide_padding`, the mask that hides them. For ids `(N, T)` it is a boolean tensor `(N, 1, T)`: the same keys for each query of a text. If a `mask` is given, nobody may look where either forbids it. That mask, an array or a tensor, is boolean, or floating (it is added to the scores, so $-\infty$ hides), and has the shape `(T, T)`, `(N, T, T)` or, with a part for each of $H$ heads, `(N, H, T, T)`. For example, with `padding_idx=0`, `[[5, 6, 0]]` gives `[[[True, True, False]]]`.
 
 <details><summary>Hint</summary>
 
@@ -1585,37 +1585,39 @@ Does our machine do as calculated? **Predict**, for each line, what doubles: par
 
 
 # %%
+def fastest(run, rounds=3):
+    """The seconds of the fastest of some rounds."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def measure(size, layers, length, tokens=1024):
     """(parameters, FLOPs of a step, bytes kept for the way back, seconds of a step)."""
     manual_seed(0)
     model = GPT(100, size, layers, num_heads=4, max_seq_len=length)
     ids = np.random.default_rng(0).integers(0, 100, (tokens // length, length))
-    targets, times = ids.reshape(-1), []
 
     def forward():
-        return CrossEntropyLoss()(model(ids).reshape(-1, 100), targets)
+        return CrossEntropyLoss()(model(ids).reshape(-1, 100), ids.reshape(-1))
 
-    for _ in range(2):
-        start = time.perf_counter()
-        forward().backward()
-        times.append(time.perf_counter() - start)
+    seconds = fastest(lambda: forward().backward(), rounds=2)
     tracemalloc.start()
     loss = forward()
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     del loss
     flops = 3 * tokens * sum(forward_flops(100, size, layers, length).values())
-    return sum(p.size for p in model.parameters()), flops, kept, min(times)
+    return sum(p.size for p in model.parameters()), flops, kept, seconds
 
 
 a = np.random.default_rng(0).standard_normal((1024, 512)).astype(np.float32)
 b = a[:512].copy()
-a @ b
-start = time.perf_counter()
-a @ b
-print(
-    f"one product of 1024 x 512 x 512: {a.size * 1024 / (time.perf_counter() - start):.1e} FLOP/s"
-)
+speed = 2 * 1024 * 512 * 512 / fastest(lambda: a @ b)
+print(f"one product of 1024 x 512 and 512 x 512: {speed:.1e} FLOP/s")
 print("  D  L    T  parameters    FLOPs  kept MB      ms   FLOP/s")
 for size, layers, length in (
     *((64, 2, 64), (128, 2, 64), (64, 4, 64)),
@@ -1642,12 +1644,8 @@ writer = GPT(100, 64, 2, num_heads=4, max_seq_len=512)
 print("tokens before   ms for one more")
 for length in (32, 128, 512):
     prompt = np.random.default_rng(0).integers(0, 100, length)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        writer.generate(prompt, 1, greedy=True)
-        times.append(time.perf_counter() - start)
-    print(f"{length:13} {1e3 * min(times):17.2f}")
+    seconds = fastest(lambda prompt=prompt: writer.generate(prompt, 1, greedy=True))
+    print(f"{length:13} {1e3 * seconds:17.2f}")
 
 # %% [markdown]
 r"""
