@@ -168,6 +168,9 @@ def test_large_scores_do_not_overflow(block_size):
         got = scaled_dot_product_attention(q * 1e4, k, v, block_size=block_size)
     nearest = np.argmax(q.data @ k.data.T, axis=1)
     np.testing.assert_allclose(got.data, v.data[nearest], atol=1e-4)
+    low = Tensor(np.full((3, 4), -1e4)), Tensor(np.full((40, 4), 1e4)), v
+    got = scaled_dot_product_attention(*low, block_size=block_size)
+    np.testing.assert_allclose(got.data, np.tile(v.data.mean(axis=0), (3, 1)), atol=1e-5)
 
 
 @pytest.mark.parametrize("block_size", [None, 1, 3])
@@ -227,6 +230,7 @@ def test_softmax_of_scores():
     expected = powers / np.maximum(powers.sum(axis=1, keepdims=True), 1e-30)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert got.dtype == np.float32 and not got[7].any()
+    assert softmax_of_scores(np.full((1, 2), -1e30)).tolist() == [[0.5, 0.5]]  # low, not hidden
     assert softmax_of_scores(np.zeros((2, 0))).shape == (2, 0)
 
 
