@@ -96,6 +96,8 @@ def test_norms_are_their_formulas(shape, dtype):
         out = rms_norm(*given[:count])
         np.testing.assert_allclose(out.data, rms_norm_by_hand(*expected[:count]), **tolerance)
         assert out.dtype == dtype
+    out = layer_norm(given[0], None, given[2])
+    np.testing.assert_allclose(out.data, layer_norm_by_hand(expected[0], 1, bias), **tolerance)
     np.testing.assert_array_equal(given[0].data, x)
 
 
