@@ -933,8 +933,15 @@ r"""
 To look at two places is to see their mean. So let several **heads** look at once, each with its own queries, keys and values, and hand all their answers on. To keep the cost, each head gets a part of the vectors: $H$ heads of $D / H$ numbers.
 
 ```
-   x (T, D)  -->  q, k, v: three Linears  -->  cut into H heads   -->  attention  -->  side by  -->  Linear
-                                               (H, T, D / H)           in each         side          (T, D)
+   x (T, D)
+      |  a Linear each
+   q, k, v (T, D)
+      |  cut into H heads
+   q, k, v (H, T, D / H)
+      |  attention in each head
+   (H, T, D / H)
+      |  side by side, and one more Linear
+   (T, D)
 ```
 
 Heads are one more leading axis, and attention takes any number of these.
