@@ -1060,6 +1060,21 @@ for temperature in (0.1, 0.5, 1.0, 2.0, 100.0):
     powers = np.exp((scores - scores.max()) / temperature)
     print(f"temperature {temperature:10}", *(f"{p:8.3f}" for p in powers / powers.sum()))
 
+# %%
+if plt:
+    for place, (temperature, color) in enumerate(
+        ((0.5, "black"), (1.0, "gray"), (2.0, "lightgray"))
+    ):
+        powers = np.exp((scores - scores.max()) / temperature)
+        bars = np.arange(len(words)) + 0.25 * (place - 1)
+        plt.bar(bars, powers / powers.sum(), 0.25, color=color, label=f"temperature {temperature}")
+    plt.xticks(range(len(words)), words)
+    plt.title("The cat sat on the ...")
+    plt.xlabel("next word")
+    plt.ylabel("probability")
+    plt.legend()
+    plt.show()
+
 # %% [markdown]
 r"""
 Now take a real vocabulary. Ten tokens are good, each with the logit 10; the other 50,247 are nonsense, each with the logit 0. A single nonsense token has the probability 0.0000037. **Predict** how often something nonsensical is drawn, and how probable a line of 20 good tokens is.
