@@ -455,6 +455,8 @@ def test_dropout_is_applied_to_the_weights():
     kept = dropped != 0
     assert kept.mean() == pytest.approx(0.6, abs=0.02)
     np.testing.assert_allclose(dropped[kept], weights[kept] / 0.6, rtol=1e-5)
+    squared = scaled_dot_product_attention(q, k, 3 * v, dropout=lambda weights: weights**2)
+    np.testing.assert_allclose(squared.data, 3 * weights**2, rtol=1e-5)
     with pytest.raises(ValueError, match="no weights for dropout"):
         scaled_dot_product_attention(q, k, v, dropout=Dropout(0.4), block_size=8)
 
