@@ -671,6 +671,12 @@ def test_top_k_comes_before_top_p():
     np.testing.assert_allclose(next_token_probabilities(logits, top_k=2, top_p=0.5), [[1, 0, 0, 0]])
 
 
+def test_top_p_counts_what_the_temperature_has_made():
+    first = 1 / (1 + np.exp(-1))
+    found = next_token_probabilities([[8.0, 4.0, 0.0]], temperature=4.0, top_p=0.7)
+    np.testing.assert_allclose(found, [[first, 1 - first, 0]])
+
+
 @pytest.mark.parametrize("shape", [(5,), (0, 5), (2, 3, 5)])
 def test_probabilities_of_other_shapes(shape):
     found = next_token_probabilities(Tensor(normal(*shape)), 0.5, 3, 0.8)
@@ -738,6 +744,10 @@ def test_no_token_of_probability_0(height, expected):
     thirds = np.array([[0.1] * 10 + [0.0]])
     thirds /= thirds.sum()
     assert pick_tokens(thirds, Height(height))[0] < 10
+
+
+def test_heights_end_where_the_sum_ends():
+    assert pick_tokens(np.array([[0.5, 0.25, 0.0]]), Height(0.99)).tolist() == [1]
 
 
 def test_rows_are_drawn_by_themselves():
