@@ -95,7 +95,7 @@ def train(model, loader, seconds, evaluate):
                     optimizer.step()
                 steps += 1
                 bar.set_postfix(epoch=steps / len(loader), loss=(first + second) / 2)
-                bar.update(min(watch.seconds, seconds) - bar.n)
+                bar.update(int(min(watch.seconds, seconds)) - bar.n)
                 if watch.seconds >= seconds:
                     break
             curve.append((steps / len(loader), evaluate(model)))
