@@ -37,7 +37,7 @@ import numpy as np
 
 from tinytorch.core.activations import GELU, in_pieces
 from tinytorch.core.attention import MultiHeadAttention
-from tinytorch.core.autograd import joint_vjp
+from tinytorch.core.autograd import joint_vjp, rows
 from tinytorch.core.layers import Dropout, Linear, Module
 from tinytorch.core.tensor import (
     Tensor,
@@ -134,11 +134,6 @@ The means are needed so often, and on arrays so large, that they are given: as p
 
 # %% nbgrader={"grade": false, "grade_id": "rows", "locked": true, "solution": false}
 #| exporti
-def rows_of(x: Any) -> Any:
-    """(..., D) -> (N, D)"""
-    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
-
-
 def mean_of_rows(x: Any) -> Any:
     """The mean along the last axis, which stays: a product with 1 / D, the fastest way to add."""
     size = x.shape[-1]
@@ -216,7 +211,7 @@ $$g_x = \frac{1}{\sigma}\Big(g_n - \operatorname{mean}(g_n) - n\,\operatorname{m
 
 $$g_w = \sum_{\text{rows}} g\,n \qquad g_b = \sum_{\text{rows}} g$$
 
-**Exercise 2 (9 points).** Write `layer_norm_rule`; it returns $(g_x, g_w, g_b)$. `weight` may be None; then $g_n = g$, and what you return for it is ignored. It may get tensors instead of arrays (for second derivatives), so take `sqrt`, `einsum`, operators and the helpers, which treat both alike. `rows_of(g)` is `(rows, D)`, whatever the batch looks like.
+**Exercise 2 (9 points).** Write `layer_norm_rule`; it returns $(g_x, g_w, g_b)$. `weight` may be None; then $g_n = g$, and what you return for it is ignored. It may get tensors instead of arrays (for second derivatives), so take `sqrt`, `einsum`, operators and the helpers, which treat both alike. `rows(g)` is `(rows, D)`, whatever the batch looks like.
 
 <details><summary>Hint</summary>
 
@@ -238,8 +233,8 @@ def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
     g_x = g_normal - mean_of_rows(g_normal)
     g_x -= normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    g_weight = einsum("ni,ni->i", rows_of(g), rows_of(normal))
-    return g_x, g_weight, rows_of(g).sum(axis=0)
+    g_weight = einsum("ni,ni->i", rows(g), rows(normal))
+    return g_x, g_weight, rows(g).sum(axis=0)
     ### END SOLUTION
 
 
@@ -329,7 +324,7 @@ def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
     g_normal = g if weight is None else g * weight
     g_x = g_normal - normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    return g_x, einsum("ni,ni->i", rows_of(g), rows_of(normal))
+    return g_x, einsum("ni,ni->i", rows(g), rows(normal))
     ### END SOLUTION
 
 

@@ -82,13 +82,13 @@ return out if weight is None else out * weight""",
     Wrong(
         "layer-norm-rule",
         "the weight's gradient takes x instead of n",
-        change=("rows_of(g), rows_of(normal)", "rows_of(g), rows_of(x)"),
+        change=("rows(g), rows(normal)", "rows(g), rows(x)"),
         loses=["test-layer-norm-rule"],
     ),
     Wrong(
         "layer-norm-rule",
         "averages the bias's gradient",
-        change=("rows_of(g).sum(axis=0)", "rows_of(g).mean(axis=0)"),
+        change=("rows(g).sum(axis=0)", "rows(g).mean(axis=0)"),
         loses=["test-layer-norm-rule"],
     ),
     Wrong(

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinytorch.core.activations import GELU, in_pieces
 from tinytorch.core.attention import MultiHeadAttention
-from tinytorch.core.autograd import joint_vjp
+from tinytorch.core.autograd import joint_vjp, rows
 from tinytorch.core.layers import Dropout, Linear, Module
 from tinytorch.core.tensor import (
     Tensor,
@@ -47,11 +47,6 @@ __all__ = [
 
 
 # %% modules/13_transformers/transformers_dev.py #rows
-def rows_of(x: Any) -> Any:
-    """(..., D) -> (N, D)"""
-    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
-
-
 def mean_of_rows(x: Any) -> Any:
     """The mean along the last axis, which stays: a product with 1 / D, the fastest way to add."""
     size = x.shape[-1]
@@ -95,8 +90,8 @@ def layer_norm_rule(g, out, x, weight=None, bias=None, eps=1e-5):
     g_x = g_normal - mean_of_rows(g_normal)
     g_x -= normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    g_weight = einsum("ni,ni->i", rows_of(g), rows_of(normal))
-    return g_x, g_weight, rows_of(g).sum(axis=0)
+    g_weight = einsum("ni,ni->i", rows(g), rows(normal))
+    return g_x, g_weight, rows(g).sum(axis=0)
 
 
 joint_vjp(layer_norm, layer_norm_rule)
@@ -128,7 +123,7 @@ def rms_norm_rule(g, out, x, weight=None, eps=1e-6):
     g_normal = g if weight is None else g * weight
     g_x = g_normal - normal * mean_of_products(g_normal, normal)
     g_x *= scale
-    return g_x, einsum("ni,ni->i", rows_of(g), rows_of(normal))
+    return g_x, einsum("ni,ni->i", rows(g), rows(normal))
 
 
 joint_vjp(rms_norm, rms_norm_rule)
