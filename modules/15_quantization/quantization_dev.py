@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tinytorch.core.autograd import no_grad, nondifferentiable
+from tinytorch.core.autograd import nondifferentiable
 from tinytorch.core.layers import Linear, Module, linear
 from tinytorch.core.tensor import Tensor, op
+from tinytorch.core.training import evaluating
 from tinytorch.profiling.profiler import FLOPS, linear_flops
 
 # %% [markdown]
@@ -50,6 +50,7 @@ First something worth shrinking: a network of three layers that reads handwritte
 import copy
 
 from tinytorch.core.activations import ReLU
+from tinytorch.core.autograd import no_grad
 from tinytorch.core.layers import Dropout, Flatten, Sequential
 from tinytorch.core.losses import CrossEntropyLoss
 from tinytorch.core.optimizers import Adam
@@ -1102,18 +1103,6 @@ def summary(x: Any, percentile: float | None, name: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Eval mode for the length of a `with`; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules() if isinstance(module, Module)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def recorder(name: str, notes: list[np.ndarray], percentile: float | None) -> Callable[..., None]:
     """A hook that adds what reaches the layer `name` to `notes`."""
 
@@ -1201,7 +1190,7 @@ r"""
 To calibrate a model, run it once on the data and note what reaches each Linear. `observe_inputs(model, layers, data, percentile)` does it with hooks and returns `{name: (low, high)}`.
 
 1. For each `name, layer` of the dict `layers`: `layer.register_forward_pre_hook(hook)`, where `hook(module, inputs)` appends `summary(inputs[0], percentile, f"{name}.input")` to a list of that name. (The given `recorder` makes such a hook.)
-2. Call the model on each of `input_batches(data)`, once, inside `with evaluating(model), no_grad():`. In training mode Dropout would change what reaches the layers.
+2. Call the model on each of `input_batches(data)`, once, inside `with evaluating(model):` (from module 07: eval mode, and nothing is recorded). In training mode Dropout would change what reaches the layers.
 3. Remove the hooks **whatever happens**: `try` ... `finally`. A hook that stays would slow every later call down, and keep its memory.
 4. `calibration_range` of each list. A layer that nothing reached is left out.
 """
@@ -1223,7 +1212,7 @@ def observe_inputs(
         for name, layer in layers.items()
     ]
     try:
-        with evaluating(model), no_grad():
+        with evaluating(model):
             for x in input_batches(data):
                 model(x)
     finally:

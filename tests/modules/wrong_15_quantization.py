@@ -253,7 +253,7 @@ WRONG = [
     Wrong(
         "observe-inputs",
         "listens in training mode",
-        change=("with evaluating(model), no_grad():", "with no_grad():"),
+        change=("with evaluating(model):", "if True:"),
         loses=["test-observe-inputs"],
     ),
     Wrong(

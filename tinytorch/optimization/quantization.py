@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tinytorch.core.autograd import no_grad, nondifferentiable
+from tinytorch.core.autograd import nondifferentiable
 from tinytorch.core.layers import Linear, Module, linear
 from tinytorch.core.tensor import Tensor, op
+from tinytorch.core.training import evaluating
 from tinytorch.profiling.profiler import FLOPS, linear_flops
 
 # %% auto #0
@@ -461,18 +461,6 @@ def summary(x: Any, percentile: float | None, name: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Eval mode for the length of a `with`; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules() if isinstance(module, Module)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def recorder(name: str, notes: list[np.ndarray], percentile: float | None) -> Callable[..., None]:
     """A hook that adds what reaches the layer `name` to `notes`."""
 
@@ -515,7 +503,7 @@ def observe_inputs(
         for name, layer in layers.items()
     ]
     try:
-        with evaluating(model), no_grad():
+        with evaluating(model):
             for x in input_batches(data):
                 model(x)
     finally:
