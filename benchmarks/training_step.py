@@ -217,7 +217,9 @@ if __name__ == "__main__":
     rows = []
     for name, (build, limit) in CASES.items():
         ours, peer = build()
-        rounds = 30 if options.quick else 200
-        medians = interleave(name, {"TinyTorch": ours, "PyTorch": peer}, rounds, repeat=5)
+        once = sum(interleave(name, {"TinyTorch": ours, "PyTorch": peer}, rounds=1).values())
+        repeat = 5 if once < 0.05 else 1
+        rounds = min(200, max(15, int((5 if options.quick else 40) / once / repeat)))
+        medians = interleave(name, {"TinyTorch": ours, "PyTorch": peer}, rounds, repeat)
         rows.append(Row(name, medians, limit))
     report({f"Training step, PyTorch {torch.__version__}": rows}, options)
