@@ -272,6 +272,19 @@ HOMES: dict[str, tuple[str, str]] = {
     "rnn_rule": ("core.recurrent", "21_recurrent"),
     "rnn_sequence": ("core.recurrent", "21_recurrent"),
     "rnn_step": ("core.recurrent", "21_recurrent"),
+    "SYMMETRIC_CHANNELS": ("optimization.observers", "22_observers"),
+    "EntropyObserver": ("optimization.observers", "22_observers"),
+    "Fused": ("optimization.observers", "22_observers"),
+    "Grid": ("optimization.observers", "22_observers"),
+    "HistogramObserver": ("optimization.observers", "22_observers"),
+    "MSEObserver": ("optimization.observers", "22_observers"),
+    "MinMaxObserver": ("optimization.observers", "22_observers"),
+    "MovingAverageMinMaxObserver": ("optimization.observers", "22_observers"),
+    "Observer": ("optimization.observers", "22_observers"),
+    "PerChannelMinMaxObserver": ("optimization.observers", "22_observers"),
+    "PercentileObserver": ("optimization.observers", "22_observers"),
+    "QConfig": ("optimization.observers", "22_observers"),
+    "fuse": ("optimization.observers", "22_observers"),
 }
 # the classes with a `forward` method, which tinytorch.nn offers
 LAYERS: set[str] = {
@@ -289,6 +302,7 @@ LAYERS: set[str] = {
     "Embedding",
     "EmbeddingLayer",
     "Flatten",
+    "Fused",
     "GELU",
     "GPT",
     "GRU",

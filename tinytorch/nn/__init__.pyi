@@ -43,6 +43,7 @@ from tinytorch.models.transformer import (
     TransformerBlock,
     TransformerEncoder,
 )
+from tinytorch.optimization.observers import Fused
 from tinytorch.optimization.quantization import QuantizedLinear
 from tinytorch.text.embeddings import (
     Embedding,
@@ -74,6 +75,7 @@ __all__ = [
     "Embedding",
     "EmbeddingLayer",
     "Flatten",
+    "Fused",
     "GRUCell",
     "GlobalAvgPool2d",
     "GroupNorm",
