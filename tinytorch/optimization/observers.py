@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +21,10 @@ from tinytorch.core.autograd import no_grad
 from tinytorch.core.layers import Identity, Linear, Module
 from tinytorch.core.spatial import BatchNorm1d, BatchNorm2d, Conv2d
 from tinytorch.core.tensor import Tensor, watching
-from tinytorch.optimization.quantization import (
-    as_numbers,
-    evaluating,
-    finite,
-    other_axes,
-    replace_modules,
-)
+from tinytorch.optimization.quantization import as_numbers, finite, other_axes, replace_modules
 
 # %% auto #0
 __all__ = [
-    "SYMMETRIC_CHANNELS",
     "EntropyObserver",
     "Fused",
     "Grid",
@@ -46,6 +40,18 @@ __all__ = [
 ]
 
 
+# %% modules/22_observers/observers_dev.py #grid-limits
+def grid_limits(bits: int, signed: bool, scheme: str, reduce_range: bool) -> tuple[int, int]:
+    """The smallest and the largest integer of a grid.
+
+    >>> grid_limits(8, True, "symmetric", False), grid_limits(8, False, "affine", True)
+    ((-127, 127), (0, 127))
+    """
+    levels = 2 ** (bits - reduce_range)
+    lowest = -levels // 2 if signed else 0
+    return lowest + (scheme == "symmetric"), lowest + levels - 1
+
+
 # %% modules/22_observers/observers_dev.py #grid
 @dataclass(frozen=True)
 class Grid:
@@ -53,11 +59,12 @@ class Grid:
 
     `bits` from 2 to 16, `signed` or not. `scheme` is "affine" (the range and 0, with a zero point),
     "symmetric" (-127 to 127, scale max|x| / 127) or "symmetric_full" (-128 to 127, max|x| / 127.5,
-    as torch.ao.quantization has it). `reduce_range` leaves one bit unused: before VNNI, the 16-bit
-    sums of two products of AVX2 could overflow at full range.
+    as torch.ao.quantization has it); unsigned symmetric grids have their zero point in the middle.
+    `reduce_range` leaves one bit unused, so that instructions which add pairs of products in 16
+    bits (AVX2, before VNNI) can't overflow.
 
-    >>> Grid().limits, Grid(bits=4, signed=False).limits, Grid(scheme="symmetric").limits
-    ((-128, 127), (0, 15), (-127, 127))
+    >>> Grid().limits, Grid(bits=4, signed=False).limits, Grid(bits=12).dtype
+    ((-128, 127), (0, 15), dtype('int16'))
     """
 
     bits: int = 8
@@ -67,25 +74,21 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.scheme not in ("affine", "symmetric", "symmetric_full"):
-            raise ValueError(
-                'scheme must be "affine", "symmetric" or "symmetric_full", got ' + repr(self.scheme)
-            )
-        if not 2 <= self.bits <= 16:
-            raise ValueError(f"bits must be from 2 to 16, got {self.bits}")
+            names = '"affine", "symmetric" or "symmetric_full"'
+            raise ValueError(f"scheme must be {names}, got {self.scheme!r}")
+        fewest = 3 if self.reduce_range else 2
+        if not isinstance(self.bits, int) or not fewest <= self.bits <= 16:
+            raise ValueError(f"bits must be a whole number, {fewest} to 16, got {self.bits}")
 
     @property
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest integer."""
-        levels = 2 ** (self.bits - self.reduce_range)
-        lowest = -levels // 2 if self.signed else 0
-        if self.scheme == "symmetric":
-            lowest += 1
-        return lowest, (levels // 2 if self.signed else levels) - 1
+        return grid_limits(self.bits, self.signed, self.scheme, self.reduce_range)
 
     @property
     def dtype(self) -> np.dtype:
         """The smallest NumPy type that holds the integers."""
-        return np.min_scalar_type(self.limits[0]) if self.signed else np.dtype(np.uint8)
+        return np.min_scalar_type(self.limits[0 if self.signed else 1])
 
 
 # %% modules/22_observers/observers_dev.py #qparams
@@ -117,7 +120,7 @@ def qparams(low: Any, high: Any, grid: Grid) -> tuple[Any, Any]:
 class Observer:
     """Looks at tensors, remembers what it needs of them, and chooses a grid for them all.
 
-    A subclass defines `see(values)`, with an array of finite numbers that is not empty, and
+    A subclass defines `see(values)`, with a float32 array of finite numbers that is not empty, and
     `range()`, from which `calculate_qparams` gets (low, high). The options are those of Grid.
     """
 
@@ -144,11 +147,10 @@ class Observer:
         return x
 
     def calculate_qparams(self) -> tuple[Any, Any]:
-        """(scale, zero_point) of the grid chosen; RuntimeError where nothing was observed."""
+        """(scale, zero point) of the grid chosen; RuntimeError where nothing was observed."""
         if not self.count:
-            raise RuntimeError(
-                f"{type(self).__name__}: nothing was observed yet: run the model on calibration data"
-            )
+            name = type(self).__name__
+            raise RuntimeError(f"{name}: nothing was observed: run the model on calibration data")
         return qparams(*self.range(), self.grid)
 
     def __repr__(self) -> str:
@@ -184,14 +186,19 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
     """A moving average of each batch's smallest and largest number, so that one outlier fades.
 
     The first batch counts whole, each later one by `averaging_constant`.
+
+    >>> observer = MovingAverageMinMaxObserver(averaging_constant=0.5)
+    >>> observer.observe(Tensor([0.0, 8.0]))
+    >>> observer.observe(Tensor([-2.0, 4.0]))
+    >>> float(observer.low), float(observer.high)
+    (-1.0, 6.0)
     """
 
     def __init__(self, averaging_constant: float = 0.01, **grid: Any):
         super().__init__(**grid)
         if not 0 < averaging_constant <= 1:
-            raise ValueError(
-                f"averaging_constant must be above 0 and at most 1, got {averaging_constant}"
-            )
+            got = averaging_constant
+            raise ValueError(f"averaging_constant must be above 0, up to 1, got {got}")
         self.averaging_constant = np.float32(averaging_constant)
 
     def see(self, values: np.ndarray) -> None:
@@ -210,7 +217,7 @@ class PerChannelMinMaxObserver(Observer):
 
     >>> observer = PerChannelMinMaxObserver(axis=1, scheme="symmetric")
     >>> observer.observe(Tensor([[127.0, 1.0], [-5.0, -1.27]]))
-    >>> observer.calculate_qparams()[0]
+    >>> observer.calculate_qparams()[0].round(6)
     array([1.  , 0.01])
     """
 
@@ -233,14 +240,14 @@ class PerChannelMinMaxObserver(Observer):
         return self.low, self.high
 
 
-# %% modules/22_observers/observers_dev.py #histogram
+# %% modules/22_observers/observers_dev.py #spread
 def spread(counts: np.ndarray, old: tuple, new: tuple, parts: int = 16) -> np.ndarray:
     """The counts of equal bins over `old` = (low, high), put into as many bins over `new`.
 
     Each bin is cut into `parts`, which go where their middles lie.
 
-    >>> spread(np.array([16.0, 0.0]), (0.0, 1.0), (0.0, 2.0))
-    array([16.,  0.])
+    >>> spread(np.array([0.0, 16.0, 0.0]), (0.0, 3.0), (0.0, 4.5))
+    array([8., 8., 0.])
     """
     bins, (low, high) = len(counts), old
     if low == high:
@@ -251,23 +258,25 @@ def spread(counts: np.ndarray, old: tuple, new: tuple, parts: int = 16) -> np.nd
 
 # %% modules/22_observers/observers_dev.py #of-histogram
 class HistogramBased(Observer):
-    """Counts numbers in equal bins over a range that grows, so that memory doesn't."""
+    """Counts numbers in equal bins over a range that grows, so that memory doesn't.
 
-    counts: np.ndarray
-    ends: tuple[float, float]
+    There are at least as many `bins` as the grid has integers.
+    """
+
+    counts: np.ndarray = np.zeros(0)
+    ends: tuple[float, float] = (0.0, 0.0)
 
     def __init__(self, bins: int = 2048, **grid: Any):
         super().__init__(**grid)
-        if bins < 2**self.grid.bits:
-            raise ValueError(f"bins must be at least 2 ** bits, {2**self.grid.bits}, got {bins}")
-        self.bins = bins
+        self.bins = max(bins, 2**self.grid.bits)
 
     def see(self, values: np.ndarray) -> None:
         ends = float(values.min()), float(values.max())
-        if self.count:
+        if self.counts.size:
             ends = min(ends[0], self.ends[0]), max(ends[1], self.ends[1])
-        new = np.histogram(values, self.bins, ends)[0].astype(np.float64)
-        if self.count:
+        wide = values.astype(np.float64)  # float32 can't tell 2048 bins apart in a narrow range
+        new = np.histogram(wide, self.bins, ends)[0].astype(np.float64)
+        if self.counts.size:
             new += self.counts if ends == self.ends else spread(self.counts, self.ends, ends)
         self.counts, self.ends = new, ends
 
@@ -277,6 +286,12 @@ class HistogramBased(Observer):
         low, high = self.ends
         return low + (high - low) * (np.arange(self.bins) + 0.5) / self.bins
 
+    def edges(self, first: int, last: int) -> tuple[float, float]:
+        """Where the bins `first` to `last` begin and end."""
+        low, high = self.ends
+        width = (high - low) / self.bins
+        return low + width * first, low + width * (last + 1)
+
 
 # %% modules/22_observers/observers_dev.py #percentile
 class PercentileObserver(HistogramBased):
@@ -284,7 +299,7 @@ class PercentileObserver(HistogramBased):
 
     >>> observer = PercentileObserver(99.0)
     >>> observer.observe(Tensor([*range(1000), 2000.0]))
-    >>> bool(observer.range()[1] < 1000)
+    >>> observer.range()[1] < 1000
     True
     """
 
@@ -296,17 +311,21 @@ class PercentileObserver(HistogramBased):
 
     def range(self) -> tuple[Any, Any]:
         edges = np.linspace(*self.ends, self.bins + 1)
-        heights = np.concatenate([[0], self.counts.cumsum()]) / self.counts.sum()
-        share = self.percentile / 100
-        return np.interp(1 - share, heights, edges), np.interp(share, heights, edges)
+        heights = np.concatenate([[0.0], self.counts.cumsum()])
+        shares = np.array([100 - self.percentile, self.percentile]) / 100
+        low, high = np.interp(shares * heights[-1], heights, edges)
+        return float(low), float(high)
 
 
-# %% modules/22_observers/observers_dev.py #bin-errors
+# %% modules/22_observers/observers_dev.py #squared-error
 def squared_error(counts: np.ndarray, first: int, last: int, levels: int) -> float:
     """The squared error, in bin widths, of numbers in bins, if `levels` cover bins first to last.
 
     Within a bin numbers are taken as spread evenly, and each becomes the middle of its level
     (the L2 criterion of torch.ao.quantization.HistogramObserver).
+
+    >>> round(squared_error(np.array([1.0, 1.0]), 0, 1, levels=1), 6)
+    0.666667
     """
     width = (last - first + 1) / levels
     begins = np.arange(len(counts)) - first
@@ -314,27 +333,32 @@ def squared_error(counts: np.ndarray, first: int, last: int, levels: int) -> flo
     from_level, to_level = (np.clip(x // width, 0, levels - 1) for x in (begins, ends))
     left, right = (level * width + width / 2 for level in (from_level, to_level))
     cube = (width / 2) ** 3
-    inside = (cube - (begins - left) ** 3) + ((ends - right) ** 3 + cube)
+    outer = (cube - (begins - left) ** 3) + ((ends - right) ** 3 + cube)
     between = (to_level - from_level - 1) * 2 * cube
-    return float((counts * (inside + between)).sum() / 3)
+    return float((counts * (outer + between)).sum() / 3)
 
 
 # %% modules/22_observers/observers_dev.py #histogram-observer
 class HistogramObserver(HistogramBased):
-    """The range whose grid has the least squared error: outliers are cut where that pays.
+    """The range whose grid has the least squared error: outliers are cut off where that pays.
 
     From both ends in turn, steps of 0.001 % of the numbers are cut off, as long as the error falls.
     (As torch.ao.quantization.HistogramObserver.)
+
+    >>> observer = HistogramObserver()
+    >>> observer.observe(np.append(np.linspace(-1, 1, 10_000), 30.0))
+    >>> observer.range()[1] < 2
+    True
     """
 
     def range(self) -> tuple[Any, Any]:
-        heights = self.counts.cumsum() / self.counts.sum()
+        heights = (self.counts.cumsum() / self.counts.sum()).tolist()
         levels, step = 2**self.grid.bits, 1e-5
         first, last, below, above = 0, self.bins - 1, 0.0, 1.0
         least = math.inf
         while below < above:
-            left = min(max(first, int(np.searchsorted(heights, below + step))), last)
-            right = max(min(last, int(np.searchsorted(heights, above - step, "right")) - 1), first)
+            left = min(bisect_left(heights, below + step, first), last)
+            right = max(min(last, bisect_right(heights, above - step) - 1), first)
             if left - first > last - right:
                 below, candidate = below + step, (left, last)
             else:
@@ -345,94 +369,139 @@ class HistogramObserver(HistogramBased):
             if error > least:
                 break
             least, (first, last) = error, candidate
-        low, high = self.ends
-        width = (high - low) / self.bins
-        return low + width * first, low + width * (last + 1)
+        return self.edges(first, last)
 
 
-# %% modules/22_observers/observers_dev.py #clipped
+# %% modules/22_observers/observers_dev.py #best-of
 class BestOf(HistogramBased):
-    """Tries `candidates` ranges, each a fraction of the whole one, and takes that of least `cost`."""
+    """Tries to cut off large magnitudes, at a hundred places, and takes that of least `cost`."""
 
-    def __init__(self, bins: int = 2048, candidates: int = 100, **grid: Any):
-        super().__init__(bins, **grid)
-        self.candidates = candidates
+    def cost(self, first: int, last: int) -> float:
+        raise NotImplementedError(f"{type(self).__name__} needs a method cost(first, last)")
 
-    def cost(self, low: float, high: float) -> float:
-        raise NotImplementedError(f"{type(self).__name__} needs a method cost(low, high)")
+    def rounded(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Each bin's level (from 0) and restored middle, on a grid over the bins first to last."""
+        scale, zero_point = qparams(*self.edges(first, last), self.grid)
+        lowest, highest = self.grid.limits
+        marks = np.clip(np.rint(self.middles / scale) + zero_point, lowest, highest)
+        return (marks - lowest).astype(int), (marks - zero_point) * scale
 
     def range(self) -> tuple[Any, Any]:
-        fractions = np.arange(1, self.candidates + 1) / self.candidates
-        ranges = [(self.ends[0] * f, self.ends[1] * f) for f in fractions[::-1]]
-        return min(ranges, key=lambda ends: self.cost(*ends))
+        low, high = self.ends
+        if low == high:
+            return self.ends
+        sizes, largest = np.abs(self.middles), max(-low, high)
+        candidates: dict[
+            tuple[int, int], None
+        ] = {}  # a dict, for order: where costs are equal, the widest range is taken
+        for limit in largest * np.linspace(1, 0.01, 100):
+            kept = np.flatnonzero((self.counts > 0) & (sizes <= limit))
+            if kept.size:
+                candidates[int(kept[0]), int(kept[-1])] = None
+        return self.edges(*min(candidates, key=lambda bins: self.cost(*bins)))
 
 
 # %% modules/22_observers/observers_dev.py #mse-observer
 class MSEObserver(BestOf):
-    """The range whose grid gives the least mean squared error, of 100 that are tried."""
+    """The range whose grid gives the least mean squared error, of 100 that are tried.
 
-    def cost(self, low: float, high: float) -> float:
-        scale, zero_point = qparams(low, high, self.grid)
-        marks = np.clip(np.rint(self.middles / scale) + zero_point, *self.grid.limits)
-        return float((self.counts * ((marks - zero_point) * scale - self.middles) ** 2).sum())
+    >>> observer = MSEObserver(bits=4)
+    >>> observer.observe(np.append(np.linspace(-1, 1, 100_000), 30.0))
+    >>> observer.range()[1] < 2
+    True
+    """
+
+    def cost(self, first: int, last: int) -> float:
+        _, restored = self.rounded(first, last)
+        return float((self.counts * (restored - self.middles) ** 2).sum())
+
+
+# %% modules/22_observers/observers_dev.py #divergence
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """The Kullback-Leibler divergence of two arrays of counts, in nats.
+
+    >>> round(divergence(np.array([1.0, 1.0]), np.array([1.0, 3.0])), 6)
+    0.143841
+    """
+    holds = p > 0
+    if (q[holds] == 0).any():
+        return math.inf
+    p, q = p[holds] / p.sum(), q[holds] / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+# %% modules/22_observers/observers_dev.py #evened
+def evened(counts: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The counts of bins with those of one level made equal; empty bins stay empty.
+
+    >>> evened(np.array([5.0, 1.0, 0.0, 6.0, 2.0]), np.array([0, 0, 0, 0, 1]))
+    array([4., 4., 0., 4., 2.])
+    """
+    holds = counts > 0
+    full = np.maximum(np.bincount(levels, holds), 1)  # how many bins; 1 where there is no count
+    return np.where(holds, (np.bincount(levels, counts) / full)[levels], 0.0)
 
 
 # %% modules/22_observers/observers_dev.py #entropy-observer
 class EntropyObserver(BestOf):
-    """The range whose grid loses the least information: KL(numbers as they are, as rounded).
+    """The range whose grid loses the least information: D(numbers as they are, as rounded).
 
     Both are distributions over bins: what is cut off counts in the outermost bins, and a level's
-    numbers are spread evenly over those of its bins that hold something. (Migacz 2017, "8-bit
-    inference with TensorRT".)
+    numbers are spread evenly over those of its bins that hold something. Zeros, which every grid
+    keeps, don't count. (Migacz 2017, "8-bit inference with TensorRT".)
+
+    >>> observer = EntropyObserver()
+    >>> observer.observe(np.append(np.linspace(-1, 1, 100_000), 30.0))
+    >>> observer.range()[1] < 2
+    True
     """
 
-    def cost(self, low: float, high: float) -> float:
-        scale, zero_point = qparams(low, high, self.grid)
-        marks = np.clip(np.rint(self.middles / scale) + zero_point, *self.grid.limits)
-        kept = (low <= self.middles) & (self.middles <= high)
-        if not kept.any():
-            return math.inf
-        first, last = np.flatnonzero(kept)[[0, -1]]
-        p = self.counts[first : last + 1].copy()
-        q = p.copy()
+    def see(self, values: np.ndarray) -> None:
+        nonzero = values[values != 0]
+        if nonzero.size:
+            super().see(nonzero)
+
+    def cost(self, first: int, last: int) -> float:
+        levels, _ = self.rounded(first, last)
+        inside = self.counts[first : last + 1]
+        p = inside.copy()
         p[0] += self.counts[:first].sum()
         p[-1] += self.counts[last + 1 :].sum()
-        levels = (marks[first : last + 1] - self.grid.limits[0]).astype(int)
-        holds = p > 0
-        share = np.bincount(levels, q) / np.maximum(np.bincount(levels, holds), 1)
-        q = np.where(holds, share[levels], 0)
-        p, q = p / p.sum(), q / max(q.sum(), 1e-30)
-        return float((p[holds] * np.log(p[holds] / np.maximum(q[holds], 1e-30))).sum())
+        return divergence(p, evened(inside, levels[first : last + 1]))
 
 
 # %% modules/22_observers/observers_dev.py #qconfig
-SYMMETRIC_CHANNELS = partial(PerChannelMinMaxObserver, scheme="symmetric")
+_symmetric_channels = partial(PerChannelMinMaxObserver, scheme="symmetric")
 
 
 @dataclass(frozen=True)
 class QConfig:
     """How a layer is quantised: what makes the observers of its activations and of its weight.
 
-    >>> config = QConfig()
-    >>> config.activation(), config.weight(axis=1).grid.scheme
-    (HistogramObserver(Grid(bits=8, signed=True, scheme='affine', reduce_range=False)), 'symmetric')
+    `weight` is called with the `axis` of the output channels.
+
+    >>> config = QConfig(activation=partial(MSEObserver, bits=4))
+    >>> config.activation()
+    MSEObserver(Grid(bits=4, signed=True, scheme='affine', reduce_range=False))
+    >>> config.weight(axis=1).grid.scheme
+    'symmetric'
     """
 
     activation: Callable[..., Observer] = HistogramObserver
-    weight: Callable[..., Observer] = SYMMETRIC_CHANNELS
+    weight: Callable[..., Observer] = _symmetric_channels
 
 
 # %% modules/22_observers/observers_dev.py #fold-batch-norm
-def fold_batch_norm(layer: Linear | Conv2d, norm: Any) -> None:
+def fold_batch_norm(layer: Linear | Conv2d, norm: BatchNorm1d | BatchNorm2d) -> None:
     """Put what a batch norm does in eval mode into the weight and bias of the layer before it.
 
     s = weight / sqrt(running_var + eps): each output channel's weight times s, and
     bias = (bias - running_mean) s + norm's bias. (Jacob et al. 2018, section 3.2.)
     """
     scale = (norm.running_var.data.astype(np.float64) + norm.eps) ** -0.5
-    bias = 0.0 if layer.bias is None else layer.bias.data
     if norm.weight is not None:
         scale = scale * norm.weight.data
+    bias = 0.0 if layer.bias is None else layer.bias.data
     bias = (bias - norm.running_mean.data) * scale
     if norm.bias is not None:
         bias = bias + norm.bias.data
@@ -441,47 +510,74 @@ def fold_batch_norm(layer: Linear | Conv2d, norm: Any) -> None:
     layer.bias = Tensor(bias)
 
 
-# %% modules/22_observers/observers_dev.py #trace
+# %% modules/22_observers/observers_dev.py #followers
+FOLDABLE = {(Linear, BatchNorm1d, 2), (Conv2d, BatchNorm2d, 4)}  # layer, norm, axes between them
+NOBODY = (None, 0)
+
+
 class Traced(Module):
     """Stands in the place of a leaf of the tree and writes down what it got and gave."""
 
-    def __init__(self, leaf: Any, note: Callable[[tuple], None]):
-        self.leaf, self.note = leaf, note
+    def __init__(self, leaf: Any, calls: list[tuple[Any, Any, Any]]):
+        self.leaf, self.calls = leaf, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.leaf, name)  # somebody may want the leaf's weight
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         out = self.leaf(*inputs, **options)
-        self.note((self.leaf, inputs[0], out))
+        self.calls.append((self.leaf, inputs[0] if inputs else None, out))
         return out
 
 
-def followers(model: Module, example: Any) -> dict[int, Any]:
-    """Which leaf takes the result of which (by id), where nobody else takes it.
+def tensors_in(value: Any) -> list[Tensor]:
+    """A Tensor, or those in nested lists, tuples and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return [value] if isinstance(value, Tensor) else []
 
-    The model runs once, in eval mode. What is called more than once is left out.
-    """
-    leaves = [m for m in model.modules() if not (isinstance(m, Module) and m.children())]
-    calls: list[tuple] = []
+
+def traced_run(model: Module, example: Any) -> tuple[list[tuple[Any, Any, Any]], Counter[int]]:
+    """The calls of leaves in one run, and how often each tensor was taken (by id)."""
+    calls: list[tuple[Any, Any, Any]] = []
     taken: Counter[int] = Counter()
     alive = []  # the id of a tensor that is gone would be given to another
 
     def count(op: Callable, inputs: tuple, params: dict, out: Any) -> None:
-        taken.update(id(x) for x in inputs if isinstance(x, Tensor))
+        taken.update(id(x) for x in tensors_in(inputs))
         alive.append(out)
 
-    traced = {id(leaf): Traced(leaf, calls.append) for leaf in leaves if leaf is not model}
+    leaves = [m for m in model.modules() if not (isinstance(m, Module) and m.children())]
+    traced = {id(leaf): Traced(leaf, calls) for leaf in leaves if leaf is not model}
     replace_modules(model, traced)
     try:
-        with evaluating(model), no_grad(), watching("followers", count):
-            model(example)
+        with no_grad(), watching("followers", count):
+            taken.update(id(x) for x in tensors_in(model(example)))
     finally:
-        replace_modules(model, {id(t): t.leaf for t in traced.values()})
+        replace_modules(model, {id(stand_in): stand_in.leaf for stand_in in traced.values()})
+    return calls, taken
+
+
+def followers(model: Module, example: Any) -> dict[int, tuple[Any, int]]:
+    """Who alone takes a leaf's result, and how many axes that has, by the id of the leaf.
+
+    Leaves that are called more than once, or whose weight is used elsewhere too, are left out.
+    """
+    calls, taken = traced_run(model, example)
     times = Counter(id(leaf) for leaf, _, _ in calls)
-    takers = {id(given): leaf for leaf, given, _ in calls if times[id(leaf)] == 1}
-    return {
-        id(leaf): takers[id(out)]
-        for leaf, _, out in calls
-        if times[id(leaf)] == 1 and taken[id(out)] == 1 and takers.get(id(out)) is not None
-    }
+    takers: dict[int, list[Any]] = {id(out): [] for _, _, out in calls}
+    for leaf, given, out in calls:
+        if out is not given:  # as Dropout does in eval mode
+            takers.setdefault(id(given), []).append(leaf)
+    found = {}
+    for leaf, _, out in calls:
+        if len(takers[id(out)]) == taken[id(out)] == times[id(leaf)] == 1:
+            [taker] = takers[id(out)]
+            if times[id(taker)] == 1 and taken[id(getattr(leaf, "weight", None))] <= 1:
+                found[id(leaf)] = taker, out.ndim
+    return found
 
 
 # %% modules/22_observers/observers_dev.py #fused
@@ -514,19 +610,21 @@ def fuse(model: Module, example: Any) -> Module:
       (layer): Linear(in_features=4, out_features=3, bias=True)
     )
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"fuse: expected a Module, got {type(model).__name__}")
     model = copy.deepcopy(model).eval()
     after = followers(model, example)
     replaced: dict[int, Any] = {}
     for layer in model.modules():
         if type(layer) not in (Linear, Conv2d):
             continue
-        norm = after.get(id(layer))
         last = layer
-        if isinstance(norm, (BatchNorm1d, BatchNorm2d)):
+        norm, ndim = after.get(id(layer), NOBODY)
+        if (type(layer), type(norm), ndim) in FOLDABLE:
             fold_batch_norm(layer, norm)
             replaced[id(norm)], last = Identity(), norm
-        bend = after.get(id(last))
-        if isinstance(bend, ReLU):
+        bend, _ = after.get(id(last), NOBODY)
+        if type(bend) is ReLU:
             replaced[id(bend)], replaced[id(layer)] = Identity(), Fused(layer)
     replace_modules(model, replaced)
     return model
