@@ -227,10 +227,10 @@ def dequantize_groups(
     zero_point = np.zeros(scale.shape, np.int32) if zero_point is None else zero_point
     require_groups(q.shape, scale.shape, zero_point.shape, axis)
     size = q.shape[axis] // scale.shape[axis]
-    groups = split_groups(q.data.astype(np.float64), size, axis, "dequantize_groups")
-    groups -= np.expand_dims(zero_point, axis + 1)
+    groups = split_groups(q.data.astype(np.float32), size, axis, "dequantize_groups")
+    groups -= np.expand_dims(zero_point.astype(np.float32), axis + 1)
     groups *= np.expand_dims(scale, axis + 1)
-    return Tensor._wrap(groups.reshape(q.shape).astype(np.float32))
+    return Tensor._wrap(groups.reshape(q.shape))
 
 
 def require_groups(q: tuple, scale: tuple, zero_point: tuple, axis: int) -> None:
