@@ -145,8 +145,9 @@ def test_nibbles_lie_as_onnx_defines_them():
 
 def test_nibbles_are_those_of_the_onnx_package():
     onnx = pytest.importorskip("onnx", reason="compares with ONNX's own packing")
-    q = random.integers(-8, 8, 20).astype(np.int8)
-    tensor = onnx.helper.make_tensor("q", onnx.TensorProto.INT4, (20,), pack_int4(q), raw=True)
+    q = random.integers(-8, 8, 21).astype(np.int8)
+    int4, raw = onnx.TensorProto.INT4, pack_int4(q).tobytes()
+    tensor = onnx.TensorProto(data_type=int4, dims=[21], raw_data=raw)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor).astype(np.int8), q)
 
 
