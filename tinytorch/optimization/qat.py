@@ -64,6 +64,11 @@ def by_channel(values: Any, ndim: int, axis: int | None) -> Any:
     return values.reshape(tuple(-1 if i == axis % ndim else 1 for i in range(ndim)))
 
 
+def channels_left(x: Any, axis: int | None) -> tuple[int, ...]:
+    """The axes to sum over, so that one number for each channel is left."""
+    return other_axes(x.ndim, None if axis is None else axis % x.ndim)
+
+
 def in_float32(name: str, value: Any, x: Any, axis: int | None) -> np.ndarray:
     """A scale or zero point as a float32 array that broadcasts with x; ValueError if it doesn't."""
     values = np.asarray(value.data if isinstance(value, Tensor) else value, np.float32)
@@ -153,27 +158,7 @@ def zero_point_rule(g, out, x, scale, zero_point, *, lowest, highest, axis=None,
 
 
 # %% modules/23_qat/qat_dev.py #rules
-def channels_left(x: Any, axis: int | None) -> tuple[int, ...]:
-    """The axes to sum over, so that one number for each channel is left."""
-    return other_axes(x.ndim, None if axis is None else axis % x.ndim)
-
-
 vjp(fake_quantize, straight_through, scale_rule, zero_point_rule)
-
-
-# %% modules/23_qat/qat_dev.py #chosen-grid
-@dataclass(frozen=True)
-class ChosenGrid:
-    """A grid and where it was laid: all that integer arithmetic needs to know of a tensor.
-
-    `scale` and `zero_point` are a float and an int, or 1-D arrays with one for each slice along
-    `axis`.
-    """
-
-    grid: Grid
-    scale: Any
-    zero_point: Any
-    axis: int | None = None
 
 
 # %% modules/23_qat/qat_dev.py #first-step
@@ -190,6 +175,33 @@ def first_step(x: np.ndarray, grid: Grid, axis: int | None) -> tuple[Any, Any]:
     mean = np.abs(x).mean(axis=channels_left(x, axis))
     scale = np.maximum(2 * mean / math.sqrt(highest - zero_point), SMALLEST_STEP)
     return as_numbers(scale, np.full(np.shape(scale), zero_point))
+
+
+# %% modules/23_qat/qat_dev.py #step-factor
+def step_factor(count: int, levels: int) -> float:
+    """What a step's gradient is multiplied by, so that it moves as slowly as `count` weights.
+
+    1 / sqrt(count * levels). (Esser et al. 2020, 2.2.)
+
+    >>> step_factor(25, 4)
+    0.1
+    """
+    return 1 / math.sqrt(max(count, 1) * levels)
+
+
+# %% modules/23_qat/qat_dev.py #chosen-grid
+@dataclass(frozen=True)
+class ChosenGrid:
+    """A grid and where it was laid: all that integer arithmetic needs to know of a tensor.
+
+    `scale` and `zero_point` are a float and an int, or 1-D arrays with one for each slice along
+    `axis`.
+    """
+
+    grid: Grid
+    scale: Any
+    zero_point: Any
+    axis: int | None = None
 
 
 # %% modules/23_qat/qat_dev.py #fake-quantize-module
@@ -270,18 +282,6 @@ class FakeQuantize(Module):
         return f"{grid}, axis={self.axis}, {scale.size} scales from {low:.4g} to {high:.4g}"
 
 
-# %% modules/23_qat/qat_dev.py #step-factor
-def step_factor(count: int, levels: int) -> float:
-    """What a step's gradient is multiplied by, so that it moves as slowly as `count` weights.
-
-    1 / sqrt(count * levels). (Esser et al. 2020, 2.2.)
-
-    >>> step_factor(25, 4)
-    0.1
-    """
-    return 1 / math.sqrt(max(count, 1) * levels)
-
-
 # %% modules/23_qat/qat_dev.py #look
 def look(rounder: FakeQuantize, x: Tensor) -> None:
     """Let x choose the grid of a FakeQuantize, if it is the time for that."""
@@ -294,6 +294,21 @@ def look(rounder: FakeQuantize, x: Tensor) -> None:
         observer = copy.copy(rounder.observer) if rounder.forget else rounder.observer
         observer.observe(x)
         rounder.place(*observer.calculate_qparams())
+
+
+# %% modules/23_qat/qat_dev.py #norm-scale
+def norm_scale(norm: Any) -> Tensor:
+    """What a batch norm multiplies each channel by in eval mode: weight / sqrt(running_var + eps).
+
+    A weight of 0 counts as 1: one divides by this scale.
+
+    >>> norm_scale(BatchNorm1d(2, eps=0.0)).detach()
+    Tensor([1., 1.])
+    """
+    steady = (norm.running_var.detach() + norm.eps) ** -0.5
+    if norm.weight is None:
+        return steady
+    return where(norm.weight.data == 0, 1.0, norm.weight) * steady
 
 
 # %% modules/23_qat/qat_dev.py #qat-config
@@ -319,21 +334,6 @@ def computed(layer: Linear | Conv2d, x: Tensor, weight: Tensor, bias: Tensor | N
         return linear(x, weight, bias)
     how = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
     return conv2d(x, weight, bias, groups=layer.groups, **how)
-
-
-# %% modules/23_qat/qat_dev.py #norm-scale
-def norm_scale(norm: Any) -> Tensor:
-    """What a batch norm multiplies each channel by in eval mode: weight / sqrt(running_var + eps).
-
-    A weight of 0 counts as 1: one divides by this scale.
-
-    >>> norm_scale(BatchNorm1d(2, eps=0.0)).detach()
-    Tensor([1., 1.])
-    """
-    steady = (norm.running_var.detach() + norm.eps) ** -0.5
-    if norm.weight is None:
-        return steady
-    return where(norm.weight.data == 0, 1.0, norm.weight) * steady
 
 
 # %% modules/23_qat/qat_dev.py #fake-quantized-layer
