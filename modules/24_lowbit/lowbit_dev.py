@@ -466,6 +466,11 @@ For a column [7, -1, 14, 2] with 4 bits and groups of 2: scales 1 and 2, marks [
 
 # %% nbgrader={"grade": false, "grade_id": "split-groups", "locked": true, "solution": false}
 #| exporti
+def group_axis(axis: int, ndim: int, asked: str) -> int:
+    """The axis counted from the left; ValueError where there is none."""
+    return checked_axis(axis, ndim, asked) or 0
+
+
 def split_groups(x: np.ndarray, group_size: int | None, axis: int, name: str) -> np.ndarray:
     """(..., K, ...) -> (..., K / group_size, group_size, ...); None makes one group of all K.
 
@@ -480,6 +485,16 @@ def split_groups(x: np.ndarray, group_size: int | None, axis: int, name: str) ->
             f"{name}: group_size {size} does not divide the {length} along axis {axis}: {fits} does"
         )
     return x.reshape(*x.shape[:axis], length // size, size, *x.shape[axis + 1 :])
+
+
+def require_groups(q: tuple, scale: tuple, zero_point: tuple, axis: int) -> None:
+    """ValueError unless there is one scale and one zero point for each group of q."""
+    rest = q[:axis] + q[axis + 1 :]
+    groups = scale[axis] if len(scale) == len(q) else 0
+    if not groups or q[axis] % groups or scale[:axis] + scale[axis + 1 :] != rest:
+        raise ValueError(f"dequantize_groups: scale of {scale} doesn't fit q of {q}, axis={axis}")
+    if zero_point != scale:
+        raise ValueError(f"dequantize_groups: zero_point of {zero_point}, expected {scale}")
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantize-groups", "locked": false, "solution": true}
@@ -505,7 +520,7 @@ def quantize_groups(
     """
     require_bits(bits, "quantize_groups")
     require_floats(tensor, name)
-    axis = range(tensor.ndim)[axis]
+    axis = group_axis(axis, tensor.ndim, name)
     x = split_groups(finite(tensor, name), group_size, axis, name)
     ### BEGIN SOLUTION
     low, high = x.min(axis=axis + 1), x.max(axis=axis + 1)
@@ -533,7 +548,11 @@ def test_quantize_groups():
     check(q, [[7, 7], [-1, -1], [7, 0], [1, 0]], "the marks have the shape of the weight")
     ### BEGIN HIDDEN TESTS
     q, scale, zero_point = quantize_groups(Tensor([-1.0, 14.0, 1.0, 16.0]), 4, 2, symmetric=False)
-    check(scale.astype(float), [1.0, stored_scale(np.array([16 / 15]), np.float16)[0].item()], "")
+    check(
+        scale.astype(float),
+        [1.0, stored_scale(np.array([16 / 15]), np.float16)[0].item()],
+        "(high - low) / 15",
+    )
     check(zero_point, np.array([-7, -8]), "affine: a zero point for each group, 0 on the grid")
     check(q, np.array([-8, 7, -7, 7]), "marks from -8 to 7")
     sideways = quantize_groups(Tensor(weight.data.T), group_size=2, axis=-1)
@@ -572,7 +591,7 @@ def dequantize_groups(
     >>> dequantize_groups(Tensor([7, -1, 7, 1], dtype=np.int8), np.array([1.0, 2.0]))
     Tensor([ 7., -1., 14.,  2.])
     """
-    axis = range(q.ndim)[axis]
+    axis = group_axis(axis, q.ndim, "dequantize_groups")
     zero_point = np.zeros(scale.shape, np.int32) if zero_point is None else zero_point
     require_groups(q.shape, scale.shape, zero_point.shape, axis)
     ### BEGIN SOLUTION
@@ -582,16 +601,6 @@ def dequantize_groups(
     groups *= np.expand_dims(scale, axis + 1)
     return Tensor._wrap(groups.reshape(q.shape))
     ### END SOLUTION
-
-
-def require_groups(q: tuple, scale: tuple, zero_point: tuple, axis: int) -> None:
-    """ValueError unless there is one scale and one zero point for each group of q."""
-    rest = q[:axis] + q[axis + 1 :]
-    groups = scale[axis] if len(scale) == len(q) else 0
-    if not groups or q[axis] % groups or scale[:axis] + scale[axis + 1 :] != rest:
-        raise ValueError(f"dequantize_groups: scale of {scale} doesn't fit q of {q}, axis={axis}")
-    if zero_point != scale:
-        raise ValueError(f"dequantize_groups: zero_point of {zero_point}, expected {scale}")
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-dequantize-groups", "locked": true, "points": 5, "solution": false}
@@ -690,6 +699,17 @@ def from_fields(codes: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     return ((codes ^ half) - half).view(np.int8) if signed else codes  # uint8 wraps around
 
 
+def require_bytes(packed: np.ndarray, bits: int, count: int, asked: str) -> None:
+    """An error unless these are the bytes of `count` integers."""
+    require_bits(bits, asked, most=8)
+    needed = (count * bits + 7) // 8
+    if packed.dtype != np.uint8 or packed.shape != (needed,):
+        raise ValueError(
+            f"{asked}: {count} integers of {bits} bits take {needed} bytes of uint8 in one row, "
+            f"got {packed.dtype} of shape {packed.shape}"
+        )
+
+
 # %% [markdown]
 r"""
 ### Exercise 6: pack_int4
@@ -761,17 +781,6 @@ def unpack_int4(packed: np.ndarray, count: int, signed: bool = True) -> np.ndarr
     codes[:, 0], codes[:, 1] = packed & 15, packed >> 4
     return from_fields(codes.reshape(-1)[:count], 4, signed)
     ### END SOLUTION
-
-
-def require_bytes(packed: np.ndarray, bits: int, count: int, asked: str) -> None:
-    """An error unless these are the bytes of `count` integers."""
-    require_bits(bits, asked, most=8)
-    needed = (count * bits + 7) // 8
-    if packed.dtype != np.uint8 or packed.shape != (needed,):
-        raise ValueError(
-            f"{asked}: {count} integers of {bits} bits take {needed} bytes of uint8 in one row, "
-            f"got {packed.dtype} of shape {packed.shape}"
-        )
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-unpack-int4", "locked": true, "points": 6, "solution": false}
@@ -932,13 +941,20 @@ test_nearest_code()
 r"""
 ### Exercise 10: steps that multiply
 
-On a logarithmic scale each level is a fixed factor from the next. From a `ladder` of sizes, $2^{b-1}$ of them, from 1 downward, the given `mirrored` makes a codebook: all sizes positive, 0, and all but the smallest negative. So **all $2^b$ levels are used**, none twice.
+On a logarithmic scale each level is a fixed factor from the next. From a `ladder` of sizes, $2^{b-1}$ of them, from 1 downward, `mirrored` (in the cell below) makes a codebook: all sizes positive, 0, and all but the smallest negative. So **all $2^b$ levels are used**, none twice. You write the two ladders.
 
 - `log_levels(bits)`: sizes from 1 to $2^{-b}$, evenly spaced in the logarithm: `np.geomspace`.
 - `power_of_two_levels(bits)`: 1, 1/2, 1/4, ... Multiplying by these is a shift: hardware loves it.
 
 With 3 bits: log sizes 1, 1/2, 1/4, 1/8, and powers of two the same: [-1, -0.5, -0.25, 0, 0.125, 0.25, 0.5, 1]. With 4 bits they differ.
 """
+
+
+# %% nbgrader={"grade": false, "grade_id": "mirrored", "locked": true, "solution": false}
+#| exporti
+def mirrored(ladder: np.ndarray) -> np.ndarray:
+    """Falling sizes as levels: all but the smallest negative, 0, all positive."""
+    return np.concatenate([-ladder[:-1], [0.0], ladder[::-1]])
 
 
 # %% nbgrader={"grade": false, "grade_id": "log-levels", "locked": false, "solution": true}
@@ -965,11 +981,6 @@ def power_of_two_levels(bits: int) -> np.ndarray:
     ### BEGIN SOLUTION
     return mirrored(2.0 ** -np.arange(2 ** (bits - 1)))
     ### END SOLUTION
-
-
-def mirrored(ladder: np.ndarray) -> np.ndarray:
-    """Falling sizes as levels: all but the smallest negative, 0, all positive."""
-    return np.concatenate([-ladder[:-1], [0.0], ladder[::-1]])
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-log-levels", "locked": true, "points": 6, "solution": false}
@@ -1180,7 +1191,7 @@ def quantize_codebook(
     """
     require_bits(bits, "quantize_codebook", most=8)
     require_floats(tensor, name)
-    axis = range(tensor.ndim)[axis]
+    axis = group_axis(axis, tensor.ndim, name)
     x = split_groups(finite(tensor, name), group_size, axis, name)
     largest = np.abs(x).max(axis=axis + 1)
     scale = stored_scale(np.where(largest > 0, largest, 1.0), scale_dtype, name)
@@ -1502,7 +1513,8 @@ def test_quantize_weights():
     x = Tensor(np.linspace(-1, 1, 64 * 5).reshape(5, 64))
     before = model(x).detach()
     report = quantize_weights(model, bits=8)
-    check([type(layer).__name__ for layer in model], ["LowBitLinear", "ReLU", "LowBitLinear"], "")
+    kinds = [type(layer) for layer in model]
+    check(kinds, [LowBitLinear, ReLU, LowBitLinear], "every Linear replaced, nothing else")
     check(report["quantized_layers"], 2, "two Linears")
     check(
         quantization_error(before, model(x).detach())["snr_db"] > 30, True, "8 bits: little error"
@@ -1555,14 +1567,10 @@ def whole_tensor(bits: int) -> tuple[Sequential, int]:
 def low_bit(**options) -> tuple[Sequential, int]:
     """All Linears as LowBitLinear: (model, bytes without the biases)."""
     model = copy.deepcopy(network)
-    report = quantize_weights(model, **options)
-    layers = report["layers"].values()
-    weights = [
-        layer.in_features * layer.out_features for layer in model if isinstance(layer, LowBitLinear)
-    ]
-    return model, sum(
-        int(m["bits_per_weight"] * n / 8) for m, n in zip(layers, weights, strict=True)
-    )
+    quantize_weights(model, **options)
+    layers = [layer for layer in model if isinstance(layer, LowBitLinear)]
+    sizes = [layer.packed.nbytes + layer.memory_usage()["overhead_bytes"] for layer in layers]
+    return model, sum(sizes)
 
 
 methods = {
@@ -1613,8 +1621,8 @@ if plt:
 r"""
 Read the table honestly:
 
-- **From 4 bits up, no method loses more than a digit or two.** All the care for groups and levels shows in decibels, not in accuracy. One grid for each channel, nearly free, does most of what is to be done; a network with more to lose would tell you more.
-- At 2 bits one grid for a matrix is lost, and groups save most of it. A second zero-point's worth of bits pays there: affine groups have four marks, symmetric ones three.
+- **From 4 bits up, no method loses more than a few digits.** All the care for groups and levels shows in decibels, not in accuracy. One grid for each channel, nearly free, does most of what is to be done; a network with more to lose would tell you more.
+- At 2 bits one grid for a matrix is lost, and groups save most of it. Zero points pay there: affine groups have four marks, symmetric ones three.
 - A few decibels up or down in the outputs are luck of this one network; ten more are not. Look at the normal levels at 8 bits.
 - At equal **bytes**, on the right, the curves lie closer together than at equal bits: groups pay for what they gain.
 

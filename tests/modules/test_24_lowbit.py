@@ -249,9 +249,14 @@ def test_wrong_arguments_say_what_is_wrong(function):
         function(Tensor(np.ones((32, 2)), dtype=np.int64))
 
 
-def test_scales_that_belong_to_another_tensor_are_refused():
+def test_axes_and_scales_of_another_tensor_are_refused():
     x = normal(64, 3)
     q, scale, zero_point = quantize_groups(x)
+    for function in (quantize_bits, quantize_groups, quantize_codebook):
+        with pytest.raises(ValueError, match="axis 2 of a tensor with 2 axes"):
+            function(x, axis=2)
+    with pytest.raises(ValueError, match="dequantize_groups: axis -3 of a tensor with 2 axes"):
+        dequantize_groups(q, scale, axis=-3)
     for wrong in (scale[:, :2], scale[0], np.ones((3, 3)), np.ones((0, 3))):
         with pytest.raises(ValueError, match=r"scale of \(.*\) doesn't fit q of \(64, 3\), axis=0"):
             dequantize_groups(q, wrong)

@@ -39,7 +39,6 @@ __all__ = [
     "expected_snr",
     "kmeans_levels",
     "log_levels",
-    "mirrored",
     "normal_levels",
     "pack_bits",
     "pack_int4",
@@ -48,8 +47,6 @@ __all__ = [
     "quantize_codebook",
     "quantize_groups",
     "quantize_weights",
-    "require_bytes",
-    "require_groups",
     "unpack_bits",
     "unpack_int4",
 ]
@@ -160,6 +157,11 @@ def stored_scale(scale: np.ndarray, dtype: Any, name: str = "scale") -> np.ndarr
 
 
 # %% modules/24_lowbit/lowbit_dev.py #split-groups
+def group_axis(axis: int, ndim: int, asked: str) -> int:
+    """The axis counted from the left; ValueError where there is none."""
+    return checked_axis(axis, ndim, asked) or 0
+
+
 def split_groups(x: np.ndarray, group_size: int | None, axis: int, name: str) -> np.ndarray:
     """(..., K, ...) -> (..., K / group_size, group_size, ...); None makes one group of all K.
 
@@ -174,6 +176,16 @@ def split_groups(x: np.ndarray, group_size: int | None, axis: int, name: str) ->
             f"{name}: group_size {size} does not divide the {length} along axis {axis}: {fits} does"
         )
     return x.reshape(*x.shape[:axis], length // size, size, *x.shape[axis + 1 :])
+
+
+def require_groups(q: tuple, scale: tuple, zero_point: tuple, axis: int) -> None:
+    """ValueError unless there is one scale and one zero point for each group of q."""
+    rest = q[:axis] + q[axis + 1 :]
+    groups = scale[axis] if len(scale) == len(q) else 0
+    if not groups or q[axis] % groups or scale[:axis] + scale[axis + 1 :] != rest:
+        raise ValueError(f"dequantize_groups: scale of {scale} doesn't fit q of {q}, axis={axis}")
+    if zero_point != scale:
+        raise ValueError(f"dequantize_groups: zero_point of {zero_point}, expected {scale}")
 
 
 # %% modules/24_lowbit/lowbit_dev.py #quantize-groups
@@ -198,7 +210,7 @@ def quantize_groups(
     """
     require_bits(bits, "quantize_groups")
     require_floats(tensor, name)
-    axis = range(tensor.ndim)[axis]
+    axis = group_axis(axis, tensor.ndim, name)
     x = split_groups(finite(tensor, name), group_size, axis, name)
     low, high = x.min(axis=axis + 1), x.max(axis=axis + 1)
     scale, _ = quantization_parameters(low, high, symmetric, bits)
@@ -223,7 +235,7 @@ def dequantize_groups(
     >>> dequantize_groups(Tensor([7, -1, 7, 1], dtype=np.int8), np.array([1.0, 2.0]))
     Tensor([ 7., -1., 14.,  2.])
     """
-    axis = range(q.ndim)[axis]
+    axis = group_axis(axis, q.ndim, "dequantize_groups")
     zero_point = np.zeros(scale.shape, np.int32) if zero_point is None else zero_point
     require_groups(q.shape, scale.shape, zero_point.shape, axis)
     size = q.shape[axis] // scale.shape[axis]
@@ -231,16 +243,6 @@ def dequantize_groups(
     groups -= np.expand_dims(zero_point.astype(np.float32), axis + 1)
     groups *= np.expand_dims(scale, axis + 1)
     return Tensor._wrap(groups.reshape(q.shape))
-
-
-def require_groups(q: tuple, scale: tuple, zero_point: tuple, axis: int) -> None:
-    """ValueError unless there is one scale and one zero point for each group of q."""
-    rest = q[:axis] + q[axis + 1 :]
-    groups = scale[axis] if len(scale) == len(q) else 0
-    if not groups or q[axis] % groups or scale[:axis] + scale[axis + 1 :] != rest:
-        raise ValueError(f"dequantize_groups: scale of {scale} doesn't fit q of {q}, axis={axis}")
-    if zero_point != scale:
-        raise ValueError(f"dequantize_groups: zero_point of {zero_point}, expected {scale}")
 
 
 # %% modules/24_lowbit/lowbit_dev.py #fields
@@ -274,6 +276,17 @@ def from_fields(codes: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     return ((codes ^ half) - half).view(np.int8) if signed else codes  # uint8 wraps around
 
 
+def require_bytes(packed: np.ndarray, bits: int, count: int, asked: str) -> None:
+    """An error unless these are the bytes of `count` integers."""
+    require_bits(bits, asked, most=8)
+    needed = (count * bits + 7) // 8
+    if packed.dtype != np.uint8 or packed.shape != (needed,):
+        raise ValueError(
+            f"{asked}: {count} integers of {bits} bits take {needed} bytes of uint8 in one row, "
+            f"got {packed.dtype} of shape {packed.shape}"
+        )
+
+
 # %% modules/24_lowbit/lowbit_dev.py #pack-int4
 def pack_int4(q: Any) -> np.ndarray:
     """Integers of 4 bits, two in a byte: uint8, flat, of half the length, rounded up.
@@ -302,17 +315,6 @@ def unpack_int4(packed: np.ndarray, count: int, signed: bool = True) -> np.ndarr
     codes = np.empty((packed.size, 2), np.uint8)
     codes[:, 0], codes[:, 1] = packed & 15, packed >> 4
     return from_fields(codes.reshape(-1)[:count], 4, signed)
-
-
-def require_bytes(packed: np.ndarray, bits: int, count: int, asked: str) -> None:
-    """An error unless these are the bytes of `count` integers."""
-    require_bits(bits, asked, most=8)
-    needed = (count * bits + 7) // 8
-    if packed.dtype != np.uint8 or packed.shape != (needed,):
-        raise ValueError(
-            f"{asked}: {count} integers of {bits} bits take {needed} bytes of uint8 in one row, "
-            f"got {packed.dtype} of shape {packed.shape}"
-        )
 
 
 # %% modules/24_lowbit/lowbit_dev.py #pack-bits
@@ -362,6 +364,12 @@ def nearest_code(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.searchsorted((levels[:-1] + levels[1:]) / 2, x).astype(np.uint8)
 
 
+# %% modules/24_lowbit/lowbit_dev.py #mirrored
+def mirrored(ladder: np.ndarray) -> np.ndarray:
+    """Falling sizes as levels: all but the smallest negative, 0, all positive."""
+    return np.concatenate([-ladder[:-1], [0.0], ladder[::-1]])
+
+
 # %% modules/24_lowbit/lowbit_dev.py #log-levels
 def log_levels(bits: int) -> np.ndarray:
     """2^bits levels from -1 to 1, each a fixed factor from the next, and 0; sizes 1 to 2^-bits.
@@ -381,11 +389,6 @@ def power_of_two_levels(bits: int) -> np.ndarray:
     """
     require_bits(bits, "power_of_two_levels", most=8)
     return mirrored(2.0 ** -np.arange(2 ** (bits - 1)))
-
-
-def mirrored(ladder: np.ndarray) -> np.ndarray:
-    """Falling sizes as levels: all but the smallest negative, 0, all positive."""
-    return np.concatenate([-ladder[:-1], [0.0], ladder[::-1]])
 
 
 # %% modules/24_lowbit/lowbit_dev.py #normal-levels
@@ -480,7 +483,7 @@ def quantize_codebook(
     """
     require_bits(bits, "quantize_codebook", most=8)
     require_floats(tensor, name)
-    axis = range(tensor.ndim)[axis]
+    axis = group_axis(axis, tensor.ndim, name)
     x = split_groups(finite(tensor, name), group_size, axis, name)
     largest = np.abs(x).max(axis=axis + 1)
     scale = stored_scale(np.where(largest > 0, largest, 1.0), scale_dtype, name)
