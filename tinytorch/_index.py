@@ -301,7 +301,6 @@ HOMES: dict[str, tuple[str, str]] = {
     "expected_snr": ("optimization.lowbit", "24_lowbit"),
     "kmeans_levels": ("optimization.lowbit", "24_lowbit"),
     "log_levels": ("optimization.lowbit", "24_lowbit"),
-    "mirrored": ("optimization.lowbit", "24_lowbit"),
     "normal_levels": ("optimization.lowbit", "24_lowbit"),
     "pack_bits": ("optimization.lowbit", "24_lowbit"),
     "pack_int4": ("optimization.lowbit", "24_lowbit"),
@@ -310,8 +309,6 @@ HOMES: dict[str, tuple[str, str]] = {
     "quantize_codebook": ("optimization.lowbit", "24_lowbit"),
     "quantize_groups": ("optimization.lowbit", "24_lowbit"),
     "quantize_weights": ("optimization.lowbit", "24_lowbit"),
-    "require_bytes": ("optimization.lowbit", "24_lowbit"),
-    "require_groups": ("optimization.lowbit", "24_lowbit"),
     "unpack_bits": ("optimization.lowbit", "24_lowbit"),
     "unpack_int4": ("optimization.lowbit", "24_lowbit"),
 }

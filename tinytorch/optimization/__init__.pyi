@@ -8,7 +8,6 @@ from tinytorch.optimization.lowbit import (
     expected_snr,
     kmeans_levels,
     log_levels,
-    mirrored,
     normal_levels,
     pack_bits,
     pack_int4,
@@ -17,8 +16,6 @@ from tinytorch.optimization.lowbit import (
     quantize_codebook,
     quantize_groups,
     quantize_weights,
-    require_bytes,
-    require_groups,
     unpack_bits,
     unpack_int4,
 )
@@ -92,7 +89,6 @@ __all__ = [
     "kmeans_levels",
     "layer_grids",
     "log_levels",
-    "mirrored",
     "normal_levels",
     "pack_bits",
     "pack_int4",
@@ -107,8 +103,6 @@ __all__ = [
     "quantize_int8",
     "quantize_model",
     "quantize_weights",
-    "require_bytes",
-    "require_groups",
     "unpack_bits",
     "unpack_int4",
 ]
