@@ -1020,10 +1020,12 @@ $\Phi^{-1}$ is the inverse of the normal distribution function: `NormalDist().in
 3. Negative sizes with a minus, 0, positive sizes turned round; divide all by the largest.
 
 With 2 bits, $p$ = 0.854: [-1, 0, 0.436, 1].
+
+The published table of NF4, with 4 bits, is given below: yours should agree with it to seven digits.
 """
 
 
-# %% nbgrader={"grade": false, "grade_id": "normal-levels", "locked": false, "solution": true}
+# %% nbgrader={"grade": false, "grade_id": "nf4", "locked": true, "solution": false}
 #| export
 # the table of Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314), appendix E
 NF4 = np.array(
@@ -1036,6 +1038,8 @@ NF4 = np.array(
 )
 
 
+# %% nbgrader={"grade": false, "grade_id": "normal-levels", "locked": false, "solution": true}
+#| export
 def normal_levels(bits: int) -> np.ndarray:
     """2^bits levels from -1 to 1 at quantiles of the normal distribution, 0 among them.
 

@@ -391,7 +391,7 @@ def power_of_two_levels(bits: int) -> np.ndarray:
     return mirrored(2.0 ** -np.arange(2 ** (bits - 1)))
 
 
-# %% modules/24_lowbit/lowbit_dev.py #normal-levels
+# %% modules/24_lowbit/lowbit_dev.py #nf4
 # the table of Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314), appendix E
 NF4 = np.array(
     [
@@ -403,6 +403,7 @@ NF4 = np.array(
 )
 
 
+# %% modules/24_lowbit/lowbit_dev.py #normal-levels
 def normal_levels(bits: int) -> np.ndarray:
     """2^bits levels from -1 to 1 at quantiles of the normal distribution, 0 among them.
 
