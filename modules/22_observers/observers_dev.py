@@ -117,7 +117,7 @@ for name, batches in DATA.items():
 
 # %% [markdown]
 r"""
-One number of 92,288 takes the whole range. The percentiles of module 15 would have helped, but they keep every number until the end, and why 99.9 and not 99.99?
+One number of 92,288 takes the whole range. Module 15 has percentiles, but they keep every number until the end; and why 99.9 and not 99.99?
 
 What we want is an object that looks at each tensor as it passes, keeps little, and says at the end which grid is best: an **observer**.
 
@@ -1040,7 +1040,7 @@ What are $p$ and $q$? (Migacz 2017.) For a range from bin `first` to bin `last`:
 
 - $p$ is the histogram of these bins, and **what is cut off is added to the outermost bins**: that is where clipping puts it.
 - $q$ is what the grid can tell apart. Several bins fall on one level; their counts become equal. It is made of the bins as they are, **without** what is cut off, so that clipping shows.
-  (TensorRT divides $q$ by its own sum. Then a range that holds a single full bin costs nothing, and wins. Ours lacks what it lacks.)
+  (TensorRT divides $q$ by its own sum. Then a range that holds a single full bin costs nothing, and wins. Here what is cut off stays missing.)
 
 ```
    bins      5  1  0  6 | 2  0  2  0        levels  0 0 0 0 | 1 1 1 1
@@ -1182,7 +1182,7 @@ for bits in (8, 4):
 # %% [markdown]
 r"""
 Measured by squared error, the observer that minimises it wins, nearly everywhere. That is no surprise, and no proof: what counts is what the network does with the numbers.
-Note that in 8 bits min-max is good wherever there is no outlier, and that clipping hurts on heavy tails: those large numbers are most of the power.
+But in 8 bits min-max is good wherever there is no outlier, and that clipping hurts on heavy tails: those large numbers are most of the power.
 
 ## Put together: which observer for the digits?
 
@@ -1271,9 +1271,10 @@ r"""
 Read the table for what it does *not* say in favour of clever observers, too (and don't read much into a digit more or less: one of 355 is 0.003).
 
 - With clean data min-max is as good as any in 8 bits, and not far behind in 4.
-- With a pixel of 10, in 4 bits, all that clip or average are better than min-max; in 8 bits the squared error sees no reason to clip, and rightly so.
+- With a pixel of 10, in 4 bits, all that clip or average are better than min-max; in 8 bits there are marks enough for the pixel too.
 - A pixel of 1000 has more squared error to lose than all digits together. The observers that minimise it keep it, and the network is ruined: right by their measure, and wrong.
-- A percentile knows only *how many* are too large. One bad image sends a few large numbers to each hidden unit, more than one in 10,000.
+- A percentile knows only *how many* are too large. One bad image sends a large number to most of 64 hidden units, and that is more than one in 10,000.
+- The divergence counts numbers, whatever their size: here it copes with all three. In the table before it clipped heavy tails that mattered.
 - The moving average was lucky that the pixel came in the fifth batch, not in the first.
 
 So: look at your data before you calibrate, measure the accuracy after, and don't believe in one observer.

@@ -16,18 +16,6 @@ WRONG = [
         loses=["test-grid-limits", "test-qparams"],
     ),
     Wrong(
-        "grid-limits",
-        "ignores reduce_range",
-        change=("2 ** (bits - reduce_range)", "2**bits"),
-        loses=["test-grid-limits"],
-    ),
-    Wrong(
-        "grid-limits",
-        "symmetric_full is symmetric",
-        change=('(scheme == "symmetric")', '(scheme != "affine")'),
-        loses=["test-grid-limits", "test-qparams"],
-    ),
-    Wrong(
         "qparams",
         "leaves 0 outside the range",
         change=("np.minimum(np.float32(low), np.float32(0))", "np.float32(low)"),
@@ -57,23 +45,8 @@ WRONG = [
     ),
     Wrong(
         "qparams",
-        "no floor for affine scales",
-        change=(
-            "np.maximum((high - low) / np.float32(highest - lowest), SMALLEST_STEP)",
-            "np.maximum((high - low) / np.float32(highest - lowest), np.float32(1e-30))",
-        ),
-        loses=["test-qparams"],
-    ),
-    Wrong(
-        "qparams",
         "unsigned symmetric grids have their zero point at 0",
         change=("math.ceil((lowest + highest) / 2)", "0"),
-        loses=["test-qparams"],
-    ),
-    Wrong(
-        "qparams",
-        "symmetric looks at high alone",
-        change=("np.maximum(-low, high) / half", "high / half"),
         loses=["test-qparams"],
     ),
     Wrong(
@@ -90,13 +63,6 @@ WRONG = [
         loses=["test-min-max"],
     ),
     Wrong(
-        "min-max",
-        "all observers share one range",
-        "MinMaxObserver.low = min(MinMaxObserver.low, values.min())\n"
-        "MinMaxObserver.high = max(MinMaxObserver.high, values.max())",
-        loses=["test-min-max"],
-    ),
-    Wrong(
         "moving-average",
         "gives the old range the small weight",
         change=(
@@ -108,13 +74,12 @@ WRONG = [
     Wrong(
         "moving-average",
         "starts from 0 instead of the first batch",
-        change=("if self.count:", "if not self.count:\n    self.low = self.high = 0.0\nif True:"),
-        loses=["test-moving-average"],
-    ),
-    Wrong(
-        "moving-average",
-        "is min-max",
-        "self.low, self.high = min(self.low, values.min()), max(self.high, values.max())",
+        """
+        if not self.count:
+            self.low = self.high = np.float32(0)
+        self.low = self.low + self.averaging_constant * (values.min() - self.low)
+        self.high = self.high + self.averaging_constant * (values.max() - self.high)
+        """,
         loses=["test-moving-average"],
     ),
     Wrong(
@@ -134,7 +99,7 @@ WRONG = [
     ),
     Wrong(
         "per-channel",
-        "remembers the last batch alone",
+        "channels remember the last batch alone",
         change=(
             "np.minimum(self.low, low), np.maximum(self.high, high)",
             "low, high",
@@ -171,12 +136,6 @@ WRONG = [
         loses=["test-spread"],
     ),
     Wrong(
-        "spread",
-        "a constant counts once",
-        change=("[0] * counts.sum()", "[0] * 1.0"),
-        loses=["test-spread"],
-    ),
-    Wrong(
         "percentile",
         "cuts off the upper tail alone",
         change=("[100 - self.percentile, self.percentile]", "[0.0, self.percentile]"),
@@ -198,16 +157,6 @@ WRONG = [
             "np.concatenate([[0.0], self.counts.cumsum()])",
             "np.append(self.counts.cumsum(), self.counts.sum())",
         ),
-        loses=["test-percentile"],
-    ),
-    Wrong(
-        "percentile",
-        "a percentile of the range, not of the numbers",
-        """
-        low, high = self.ends
-        share = self.percentile / 100
-        return float(low + (high - low) * (1 - share)), float(low + (high - low) * share)
-        """,
         loses=["test-percentile"],
     ),
     Wrong(
@@ -238,18 +187,8 @@ WRONG = [
         loses=["test-squared-error"],
     ),
     Wrong(
-        "squared-error",
-        "looks at the middles of the bins only",
-        """
-        middles = begins + 0.5
-        level = np.clip(middles // width, 0, levels - 1)
-        return float((counts * (middles - (level + 0.5) * width) ** 2).sum())
-        """,
-        loses=["test-squared-error"],
-    ),
-    Wrong(
         "mse-observer",
-        "what is cut off costs nothing",
+        "clipping is free",
         """
         _, restored = self.rounded(first, last)
         error = self.counts * (restored - self.middles) ** 2
@@ -264,12 +203,6 @@ WRONG = [
         loses=["test-mse-observer"],
     ),
     Wrong(
-        "mse-observer",
-        "the mean absolute error",
-        change=("(restored - self.middles) ** 2", "abs(restored - self.middles)"),
-        loses=["test-mse-observer"],
-    ),
-    Wrong(
         "divergence",
         "p and q exchanged",
         change=("p, q = p[p > 0], q[p > 0]", "q, p = p[p > 0], q[p > 0]"),
@@ -279,12 +212,6 @@ WRONG = [
         "divergence",
         "q is divided by its own sum",
         change=("np.log(p / q)", "np.log(p / p.sum() * q.sum() / q)"),
-        loses=["test-divergence"],
-    ),
-    Wrong(
-        "divergence",
-        "the sum, not per number",
-        change=(".sum() / p.sum()", ".sum()"),
         loses=["test-divergence"],
     ),
     Wrong(
@@ -304,15 +231,6 @@ WRONG = [
     ),
     Wrong(
         "evened",
-        "gives each bin the whole level",
-        change=(
-            "(np.bincount(levels, counts) / full)[levels]",
-            "np.bincount(levels, counts)[levels]",
-        ),
-        loses=["test-evened"],
-    ),
-    Wrong(
-        "evened",
         "changes the counts that it was given",
         """
         for level in np.unique(levels):
@@ -326,10 +244,7 @@ WRONG = [
     Wrong(
         "entropy-observer",
         "forgets what is cut off",
-        change=(
-            "p[0] +=",
-            "return divergence(p, evened(inside, levels[first : last + 1]))\np[0] +=",
-        ),
+        change=("divergence(p, evened", "divergence(inside, evened"),
         loses=["test-entropy-observer"],
     ),
     Wrong(
@@ -345,27 +260,9 @@ WRONG = [
         loses=["test-entropy-observer"],
     ),
     Wrong(
-        "entropy-observer",
-        "what is cut off on the left counts on the right",
-        change=("p[0] +=", "p[-1] +="),
-        loses=["test-entropy-observer"],
-    ),
-    Wrong(
         "fold-batch-norm",
         "forgets the running mean",
         change=("(bias - norm.running_mean.data) * scale", "bias * scale"),
-        loses=["test-fold-batch-norm", "test-fuse"],
-    ),
-    Wrong(
-        "fold-batch-norm",
-        "does not scale the layer's bias",
-        change=("(bias - norm.running_mean.data) * scale", "bias - norm.running_mean.data * scale"),
-        loses=["test-fold-batch-norm", "test-fuse"],
-    ),
-    Wrong(
-        "fold-batch-norm",
-        "divides by the variance",
-        change=("** -0.5", "** -1.0"),
         loses=["test-fold-batch-norm", "test-fuse"],
     ),
     Wrong(
@@ -388,12 +285,6 @@ WRONG = [
     ),
     Wrong(
         "fuse",
-        "the norm goes without being folded",
-        change=("fold_batch_norm(layer, norm)", "pass"),
-        loses=["test-fuse"],
-    ),
-    Wrong(
-        "fuse",
         "the ReLU behind a norm is not found",
         change=("replaced[id(norm)], last = Identity(), norm", "replaced[id(norm)] = Identity()"),
         loses=["test-fuse"],
@@ -404,15 +295,6 @@ WRONG = [
         change=(
             "(type(layer), type(norm), ndim) in FOLDABLE",
             "isinstance(norm, (BatchNorm1d, BatchNorm2d))",
-        ),
-        loses=["test-fuse"],
-    ),
-    Wrong(
-        "fuse",
-        "drops the ReLU",
-        change=(
-            "replaced[id(bend)], replaced[id(layer)] = Identity(), Fused(layer)",
-            "replaced[id(bend)] = Identity()",
         ),
         loses=["test-fuse"],
     ),

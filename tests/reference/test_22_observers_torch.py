@@ -164,9 +164,12 @@ def test_histogram(name, signed, scheme):
     assert_near(*both(HistogramObserver(signed=signed, scheme=scheme), theirs, data(name)))
 
 
-@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("name", [name for name in EDGES if name != "large"])
 def test_histogram_of_few_numbers(name):
-    """With a dozen numbers PyTorch's search makes 100,000 steps in Python: one grid is enough."""
+    """With a dozen numbers PyTorch's search makes 100,000 steps in Python: one grid is enough.
+
+    The cubes of large numbers overflow in its float32.
+    """
     theirs = ao.HistogramObserver(**grid_of_pytorch(True, "affine"))
     assert_near(*both(HistogramObserver(), theirs, data(name)))
 
