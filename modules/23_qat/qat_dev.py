@@ -59,6 +59,7 @@ from tinytorch.optimization.quantization import (
     as_numbers,
     checked_axis,
     evaluating,
+    finite,
     other_axes,
     replace_modules,
 )
@@ -451,7 +452,7 @@ Where do scales come from? So far from the largest weight. But the scale is a nu
 
 $$\frac{\partial \tilde x}{\partial s} = \begin{cases} \mathrm{round}(x/s) - x/s & \text{inside} \\ q_{min} - z & \text{below} \\ q_{max} - z & \text{above} \end{cases}$$
 
-Inside it says: a number that was rounded up pulls the step down and the other way round, most strongly next to a jump. Clipped numbers pull the end towards themselves.
+What does it do? Take the rounding error itself as the loss, $(\tilde x - x)^2$, so $g = 2(\tilde x - x)$. Inside, g times the slope is $2 s\,(\mathrm{round}(x/s) - x/s)^2$, never negative: every number inside wants a smaller step. Beyond an end it is negative: every clipped number wants a larger one. The best step is where the two are even.
 
 ```
    x / s       -2.6   -2.2   -1.6   -1.1   -0.4    0.3    0.7    1.8      (marks -2 to 1)
@@ -562,11 +563,11 @@ test_zero_point_rule()
 r"""
 ### Exercise 6: the first step
 
-Learning has to begin somewhere. The paper takes $s = 2\,\overline{|x|} / \sqrt{Q}$, $Q$ being the number of marks above zero. It has no zero point in the ordinary sense: 0 for numbers of both signs, and for numbers that are never negative (after a ReLU) the lowest mark, so that no mark is wasted.
+Learning has to begin somewhere. The paper takes $s = 2\,\overline{|x|} / \sqrt{Q}$, $Q$ being the number of marks above zero. The zero point is the middle of the marks. Only where an **affine** grid meets numbers that are never negative (after a ReLU) is it the lowest mark, so that none is wasted.
 
 `first_step(x, grid, axis)` returns (scale, zero point) through `as_numbers`: with an `axis`, the mean is taken for each channel (the axes are `channels_left(x, axis)`), and the one zero point, for all of x, is repeated for each. `grid.limits` are `lowest` and `highest`.
 
-- Zero point: `lowest` if no number of x is negative, otherwise 0 (or `lowest`, on a grid that begins above 0).
+- Zero point: `math.ceil((lowest + highest) / 2)`, or `lowest` if `grid.scheme` is `"affine"` and no number of x is negative.
 - $Q$ = highest - zero point. No scale is below `SMALLEST_STEP`.
 
 For [-1, 3] and signed 8 bits: 2 x 2 / sqrt(127), and 0. For [1, 3] and signed 4 bits: 2 x 2 / sqrt(15), and -8.
@@ -578,14 +579,17 @@ For [-1, 3] and signed 8 bits: 2 x 2 / sqrt(127), and 0. For [1, 3] and signed 4
 def first_step(x: np.ndarray, grid: Grid, axis: int | None) -> tuple[Any, Any]:
     """(scale, zero point) from which learning starts: 2 mean|x| / sqrt(levels above zero).
 
-    The zero point is 0, or, where no number is negative, the lowest mark. (Esser et al. 2020, 2.1.)
+    The zero point is the middle mark; on an affine grid, where no number is negative, the lowest.
+    (Esser et al. 2020, 2.1.)
 
     >>> first_step(np.array([-1.0, 1.0]), Grid(bits=3, scheme="symmetric"), None)
     (1.1547005383792517, 0)
     """
     lowest, highest = grid.limits
     ### BEGIN SOLUTION
-    zero_point = lowest if x.min() >= 0 else max(lowest, 0)
+    zero_point = math.ceil((lowest + highest) / 2)
+    if grid.scheme == "affine" and x.min() >= 0:
+        zero_point = lowest
     mean = np.abs(x).mean(axis=channels_left(x, axis))
     scale = np.maximum(2 * mean / math.sqrt(highest - zero_point), SMALLEST_STEP)
     return as_numbers(scale, np.full(np.shape(scale), zero_point))
@@ -607,7 +611,11 @@ def test_first_step():
     check(scale, np.array([4.0, 40.0]), "axis=1: the mean of each column")
     check(zero_point, np.array([0, 0]), "one negative number: 0 for all channels")
     check(first_step(np.abs(x), Grid(bits=2), 0)[1], np.array([-2, -2]), "the lowest, for each")
-    check(first_step(x, Grid(bits=4, signed=False), None)[1], 0, "unsigned: marks begin at 0")
+    positive = first_step(np.abs(x), Grid(bits=2, scheme="symmetric"), None)[1]
+    check(positive, 0, "a symmetric grid keeps its zero point")
+    scale, zero_point = first_step(x, Grid(bits=4, signed=False), None)
+    check(zero_point, 8, "unsigned, both signs: the middle of 0 to 15")
+    check(scale, 22 / math.sqrt(7), "7 marks above the middle")
     check(first_step(np.zeros(3), Grid(), None)[0], 2.0**-23, "zeros: the smallest step", 1e-12)
     ### END HIDDEN TESTS
 
@@ -792,7 +800,7 @@ r"""
 `look(rounder, x)` lets x choose the grid, or does nothing:
 
 1. Only in training mode; test data must not move the grid. One exception: a rounder with `forget` looks always (a weight is the same in both modes).
-2. With `learn`: if no grid is known yet (`rounder.known`), `rounder.place(...)` the first step, of `x.data`, `rounder.grid` and `rounder.axis`. Afterwards the optimizer moves it.
+2. With `learn`: if no grid is known yet (`rounder.known`), `rounder.place(...)` the first step, with `rounder.grid` and `rounder.axis`. Its numbers are `finite(x, "FakeQuantize: x")`, which is module 15's: it refuses NaN. Afterwards the optimizer moves the scale.
 3. Otherwise, while `rounder.observing`: `observe(x)`, and place what `calculate_qparams()` says. With `forget`, a **copy** of the observer looks (`copy.copy`), so that the next tensor is met by an observer that knows nothing: weights move, and a range from many steps ago is no range of theirs.
 """
 
@@ -806,7 +814,8 @@ def look(rounder: FakeQuantize, x: Tensor) -> None:
         return
     if rounder.learn:
         if not rounder.known:
-            rounder.place(*first_step(x.data, rounder.grid, rounder.axis))
+            numbers = finite(x, "FakeQuantize: x")
+            rounder.place(*first_step(numbers, rounder.grid, rounder.axis))
     elif rounder.observing:
         observer = copy.copy(rounder.observer) if rounder.forget else rounder.observer
         observer.observe(x)
@@ -838,6 +847,8 @@ def test_look():
     learned(Tensor([100.0, -100.0]))
     check(learned.chosen.scale, 4 / math.sqrt(7), "learn: the second does not")
     check(learned.scale is held, True, "the parameter is the one that the optimizer holds")
+    with check_raises(ValueError, "holds nan", "a step can't start from NaN"):
+        FakeQuantize(MinMaxObserver(), learn=True)(Tensor([math.nan]))
     ### END HIDDEN TESTS
 
 
@@ -1318,7 +1329,9 @@ While grids move with every batch, the weights chase them. So towards the end on
 # %% nbgrader={"grade": false, "grade_id": "freeze-observers", "locked": false, "solution": true}
 #| export
 def freeze_observers(model: Module, frozen: bool = True) -> None:
-    """Keep all grids as they are (or, with frozen=False, let them be chosen again).
+    """Keep all grids that observers chose (or, with frozen=False, let them choose on).
+
+    Learned scales are parameters: to freeze those, set requires_grad=False.
 
     >>> model = prepare_qat(Linear(2, 2), example=Tensor([[1.0, 2.0]]))
     >>> freeze_observers(model)
@@ -1492,7 +1505,7 @@ if plt:
 
 # %% [markdown]
 r"""
-With min-max steps the error did **not** become smaller. A few weights in a hundred went over to another mark, and that was enough: training doesn't make rounding more exact, it makes the errors harmless. They point where the loss doesn't care.
+With min-max steps the error did **not** become smaller. A few weights in a hundred went over to another mark, and that was enough: training doesn't make rounding more exact, it makes the errors harmless. They lie where the loss is flat.
 LSQ does both: its steps are much shorter, so that half of the weights count instead of a quarter, and the largest ones are clipped.
 
 The finished network is plain, and its grids are known:
@@ -1543,7 +1556,7 @@ if plt:
 
 # %% [markdown]
 r"""
-At 4 and 3 bits neither is better than the other by more than noise, and hardly better than no training. At 2 bits the step matters, and there learning it helps (how much differs with the seed). This is a small network with well-behaved weights; on large ones, where outliers spoil the extremes, LSQ was made to win from 4 bits down.
+At 4 and 3 bits neither is better than the other by more than noise, and hardly better than no training. At 2 bits the step matters, and there learning it helps (how much differs with the seed). This is a small network with well-behaved weights. The paper trained large ones on ImageNet, where extremes are worse guides, and reports gains from 4 bits down.
 
 ### With batch norms
 

@@ -216,6 +216,8 @@ def test_a_weight_is_observed_anew():
 def test_nan_in_what_is_observed_is_named():
     with pytest.raises(ValueError, match="holds nan"):
         FakeQuantize(MinMaxObserver())(Tensor([math.nan]))
+    with pytest.raises(ValueError, match="FakeQuantize: x holds inf"):
+        FakeQuantize(MinMaxObserver(), learn=True)(Tensor([math.inf]))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,8 @@ def test_nan_in_what_is_observed_is_named():
         ([-1.0, 3.0], {"bits": 8}, 4 / math.sqrt(127), 0),
         ([1.0, 3.0], {"bits": 4}, 4 / math.sqrt(15), -8),  # nothing negative: all 16 levels
         ([1.0, 3.0], {"bits": 4, "signed": False}, 4 / math.sqrt(15), 0),
-        ([-1.0, 3.0], {"bits": 4, "signed": False}, 4 / math.sqrt(15), 0),
+        ([-1.0, 3.0], {"bits": 4, "signed": False}, 4 / math.sqrt(7), 8),
+        ([1.0, 3.0], {"bits": 4, "scheme": "symmetric"}, 4 / math.sqrt(7), 0),
     ],
 )
 def test_the_first_step_of_learning(values, options, scale, zero_point):

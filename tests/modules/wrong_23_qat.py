@@ -100,7 +100,7 @@ WRONG = [
     Wrong(
         "first-step",
         "a zero point of 0 always",
-        change=("lowest if x.min() >= 0 else max(lowest, 0)", "max(lowest, 0)"),
+        change=("zero_point = lowest", "zero_point = 0"),
         loses=["test-first-step"],
     ),
     Wrong(

@@ -37,6 +37,7 @@ from tinytorch.optimization.quantization import (
     as_numbers,
     checked_axis,
     evaluating,
+    finite,
     other_axes,
     replace_modules,
 )
@@ -165,13 +166,16 @@ vjp(fake_quantize, straight_through, scale_rule, zero_point_rule)
 def first_step(x: np.ndarray, grid: Grid, axis: int | None) -> tuple[Any, Any]:
     """(scale, zero point) from which learning starts: 2 mean|x| / sqrt(levels above zero).
 
-    The zero point is 0, or, where no number is negative, the lowest mark. (Esser et al. 2020, 2.1.)
+    The zero point is the middle mark; on an affine grid, where no number is negative, the lowest.
+    (Esser et al. 2020, 2.1.)
 
     >>> first_step(np.array([-1.0, 1.0]), Grid(bits=3, scheme="symmetric"), None)
     (1.1547005383792517, 0)
     """
     lowest, highest = grid.limits
-    zero_point = lowest if x.min() >= 0 else max(lowest, 0)
+    zero_point = math.ceil((lowest + highest) / 2)
+    if grid.scheme == "affine" and x.min() >= 0:
+        zero_point = lowest
     mean = np.abs(x).mean(axis=channels_left(x, axis))
     scale = np.maximum(2 * mean / math.sqrt(highest - zero_point), SMALLEST_STEP)
     return as_numbers(scale, np.full(np.shape(scale), zero_point))
@@ -289,7 +293,8 @@ def look(rounder: FakeQuantize, x: Tensor) -> None:
         return
     if rounder.learn:
         if not rounder.known:
-            rounder.place(*first_step(x.data, rounder.grid, rounder.axis))
+            numbers = finite(x, "FakeQuantize: x")
+            rounder.place(*first_step(numbers, rounder.grid, rounder.axis))
     elif rounder.observing:
         observer = copy.copy(rounder.observer) if rounder.forget else rounder.observer
         observer.observe(x)
@@ -526,7 +531,9 @@ def prepare_qat(
 
 # %% modules/23_qat/qat_dev.py #freeze-observers
 def freeze_observers(model: Module, frozen: bool = True) -> None:
-    """Keep all grids as they are (or, with frozen=False, let them be chosen again).
+    """Keep all grids that observers chose (or, with frozen=False, let them choose on).
+
+    Learned scales are parameters: to freeze those, set requires_grad=False.
 
     >>> model = prepare_qat(Linear(2, 2), example=Tensor([[1.0, 2.0]]))
     >>> freeze_observers(model)
