@@ -250,8 +250,6 @@ def spread(counts: np.ndarray, old: tuple, new: tuple, parts: int = 16) -> np.nd
     array([8., 8., 0.])
     """
     bins, (low, high) = len(counts), old
-    if low == high:
-        return np.histogram([low], bins, new)[0] * counts.sum()
     middles = low + (high - low) * (np.arange(bins * parts) + 0.5) / (bins * parts)
     return np.histogram(middles, bins, new, weights=np.repeat(counts / parts, parts))[0]
 
