@@ -171,9 +171,12 @@ def test_nan_stays_and_infinity_is_clipped():
         (np.ones(2), np.zeros(3), 0, r"zero_point has shape \(3,\), expected \(2,\) for axis=0"),
         (1.0, 0, 1, r"scale has shape \(\), expected \(3,\) for axis=1 of \(2, 3\)"),
         (1.0, 0, 2, "axis 2 of a tensor with 2 axes"),
+        (0.0, 0, None, "a scale must be above 0, got 0.0"),
+        (np.array([1.0, -2.0]), np.zeros(2), 0, "a scale must be above 0, got -2.0"),
+        (math.nan, 0, None, "a scale must be above 0, got nan"),
     ],
 )
-def test_wrong_shapes_are_named(scale, zero_point, axis, says):
+def test_wrong_grids_are_named(scale, zero_point, axis, says):
     with pytest.raises(ValueError, match=says):
         fake_quantize(normal(2, 3), scale, zero_point, lowest=-8, highest=7, axis=axis)
 
@@ -276,8 +279,9 @@ def test_a_step_that_falls_below_zero_is_put_back():
     rounder = FakeQuantize(MinMaxObserver(bits=4), learn=True)
     rounder(Tensor([1.0, -1.0]))
     rounder.scale.data[...] = -0.5
-    assert np.isfinite(rounder(Tensor([1.0, -1.0])).data).all()
     assert rounder.chosen.scale == 2**-23
+    assert np.isfinite(rounder(Tensor([1.0, -1.0])).data).all()
+    assert rounder.scale.item() == 2**-23
 
 
 def test_its_state_is_saved():

@@ -95,6 +95,8 @@ def marks_of(
     array([ 12., 130.], dtype=float32)
     """
     scale = in_float32("scale", scale, x, axis)
+    if not (scale > 0).all():
+        raise ValueError(f"fake_quantize: a scale must be above 0, got {scale.min()}")
     zero_point = np.clip(np.rint(in_float32("zero_point", zero_point, x, axis)), lowest, highest)
     numbers = x.data if isinstance(x, Tensor) else x
     marks = np.asarray(numbers * (np.float32(1) / scale))
@@ -249,7 +251,8 @@ class FakeQuantize(Module):
         """The grid as it lies now; RuntimeError where none was chosen yet."""
         if not self.known:
             raise RuntimeError("FakeQuantize: no grid yet: let a batch pass in training mode")
-        return ChosenGrid(self.grid, *as_numbers(self.scale.data, self.zero_point.data), self.axis)
+        scale = np.maximum(self.scale.data, SMALLEST_STEP)
+        return ChosenGrid(self.grid, *as_numbers(scale, self.zero_point.data), self.axis)
 
     def place(self, scale: Any, zero_point: Any) -> None:
         """Choose a grid by hand."""
