@@ -121,6 +121,8 @@ def test_the_expected_snr_in_closed_form():
     crest = np.abs(x.data).max() / np.sqrt((x.data.astype(float) ** 2).mean())
     closed = 20 * math.log10(2) * 14 + 10 * math.log10(3) - 20 * math.log10(crest)
     assert expected_snr(x, 14, symmetric=True) == pytest.approx(closed, abs=2e-3)
+    offset = Tensor([3.0, 5.0])  # the mean square counts, not the variance
+    assert expected_snr(offset, 4) == pytest.approx(10 * math.log10(17 / ((5 / 15) ** 2 / 12)))
     assert expected_snr(Tensor([0.0]), 4) == math.inf
     with pytest.raises(ValueError, match="expected_snr: bits must be"):
         expected_snr(x, 1)
@@ -347,6 +349,13 @@ def test_a_number_gets_its_nearest_level():
         restored = dequantize_codebook(codes, kept, scale)
         right = kept[nearest] * scale[:, None].astype(float)
         np.testing.assert_array_equal(restored.data, right.reshape(64, 10).astype(np.float32))
+
+
+def test_the_lower_level_wins_on_a_border_and_nf4_is_the_formula():
+    levels = np.array([-1.0, 0.0, 0.5, 1.0])
+    codes, _, _ = quantize_codebook(Tensor([1.0, 0.75, 0.25, -0.5]), levels, 2, 4)
+    assert codes.tolist() == [3, 2, 1, 0]
+    np.testing.assert_allclose(normal_levels(4), NF4, atol=2e-7, rtol=0)
 
 
 def test_nf4_beats_even_steps_on_normal_numbers_at_4_bits_and_loses_at_8():
