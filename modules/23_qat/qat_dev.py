@@ -1473,8 +1473,6 @@ for bits in (8, 3, 2):
 r"""
 At 8 bits the columns differ by a few of 355 digits, which is noise: QAT gains **nothing** there, and costs several times the training. At 3 bits there is little to gain. At 2 bits it turns a broken network into one that reads nearly as well as the original.
 
-MNIST_TABLE
-
 What has it learned? **Predict** for the first layer's weights at 2 bits: is their rounding error smaller after QAT than before? Which share of them lies on another mark?
 """
 
