@@ -101,6 +101,14 @@ def test_a_grid_has_its_integers_and_its_zero(bits, signed, scheme, reduce_range
             )
 
 
+def test_scales_are_computed_in_float32():
+    for low, high in ((0.0, 0.1), (-0.7, 0.3), (-1.1, 0.0)):
+        ends = np.float32(low), np.float32(high)
+        assert qparams(low, high, Grid())[0] == float((ends[1] - ends[0]) / np.float32(255))
+        size = max(-ends[0], ends[1])
+        assert qparams(low, high, Grid(scheme="symmetric"))[0] == float(size / np.float32(127))
+
+
 def test_wrong_grids_say_what_is_wrong():
     for bits in (1, 17, 8.5, "8"):
         with pytest.raises(ValueError, match=f"bits must be a whole number, 2 to 16, got {bits}"):
