@@ -241,7 +241,7 @@ def dequantize_groups(
     size = q.shape[axis] // scale.shape[axis]
     groups = split_groups(q.data.astype(np.float32), size, axis, "dequantize_groups")
     groups -= np.expand_dims(zero_point.astype(np.float32), axis + 1)
-    groups *= np.expand_dims(scale, axis + 1)
+    groups *= np.expand_dims(scale.astype(np.float32), axis + 1)
     return Tensor._wrap(groups.reshape(q.shape))
 
 
