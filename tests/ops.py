@@ -20,7 +20,7 @@ import tinytorch
 from tinytorch.core import activations, attention, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.models import transformer
-from tinytorch.optimization import quantization
+from tinytorch.optimization import qat, quantization
 from tinytorch.text import embeddings
 
 
@@ -105,6 +105,7 @@ def samples() -> Iterator[Sample]:
     yield from of_images()
     yield from of_sequences()
     yield from integers()
+    yield from rounded()
     yield from of_texts()
     yield from of_transformers()
 
@@ -552,6 +553,27 @@ def integers() -> Iterator[Sample]:
     yield constant(quantization.int8_linear, (x, weight), formula, None, params)
 
 
+def rounded() -> Iterator[Sample]:
+    """With scales that float32 holds, as it does one over them."""
+
+    def formula(x, scale, zero_point, lowest, highest, axis=None, grad_factor=1.0):
+        if axis is not None:
+            along = tuple(-1 if i == axis else 1 for i in range(x.ndim))
+            scale, zero_point = np.reshape(scale, along), np.reshape(zero_point, along)
+        marks = np.clip(np.rint(x / scale) + zero_point, lowest, highest)
+        return (marks - zero_point) * scale
+
+    def torch_fake_quantize(x, scale, zero_point, lowest, highest):
+        return torch_of(x).fake_quantize_per_tensor_affine(x, scale, zero_point, lowest, highest)
+
+    limits = {"lowest": -3, "highest": 4}
+    for x in (A, CUBE, EMPTY):
+        yield Sample(qat.fake_quantize, (x, 0.5, 2), formula, torch_fake_quantize, limits)
+    scale, zero_point = np.array([0.25, 0.5, 0.125]), np.array([0.0, -1.0, 2.0])
+    params = {**limits, "axis": 1, "grad_factor": 0.5}
+    yield Sample(qat.fake_quantize, (A, scale, zero_point), formula, None, params)
+
+
 def of_texts() -> Iterator[Sample]:
     def rows(ids, weight, padding_idx=None):
         return np.eye(len(weight))[ids] @ weight  # one-hot vectors
@@ -690,3 +712,8 @@ def constant(
 
 
 SAMPLES = list(samples())
+
+# ops whose rule is no derivative, on purpose: what differences give is no use, and not compared
+STRAIGHT_THROUGH = {
+    qat.fake_quantize: "a staircase is flat or jumps: its rules are a straight line's and LSQ's",
+}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from ops import SAMPLES, package_ops
+from ops import SAMPLES, STRAIGHT_THROUGH, package_ops
 
 from tinytorch.core import autograd, tensor
 from tinytorch.core.autograd import grad, gradcheck, rules, unbroadcast, without_rule
@@ -21,6 +21,8 @@ from tinytorch.core.tensor import Tensor
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 differentiable = [sample for sample in SAMPLES if sample.differentiable]
 every_gradient = pytest.mark.parametrize("sample", differentiable, ids=str)
+derivatives = [sample for sample in differentiable if sample.op not in STRAIGHT_THROUGH]
+every_derivative = pytest.mark.parametrize("sample", derivatives, ids=str)
 
 
 def walk(sample, leaves):
@@ -53,15 +55,23 @@ def test_forward_is_numpy(sample):
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-@every_gradient
+@every_derivative
 def test_gradcheck(sample):
     gradcheck(sample.call, *sample.points)
 
 
-@every_gradient
+@every_derivative
 def test_gradcheck_to_second_order(sample):
     """Of the result's sine, so that the incoming gradient depends on the inputs too."""
     gradcheck(lambda *x: tensor.sin(sample.call(*x)), *sample.points, order=2, tolerance=1e-4)
+
+
+def test_a_straight_through_rule_is_no_derivative():
+    """Otherwise it must not be excused."""
+    for op in STRAIGHT_THROUGH:
+        with pytest.raises(AssertionError):
+            for sample in (sample for sample in differentiable if sample.op is op):
+                gradcheck(sample.call, *sample.points)
 
 
 @every_gradient
@@ -178,6 +188,8 @@ def spoil(rule, which, change):
 
 def spoiled_rules(change):
     for op, rule in rules.items():
+        if op in STRAIGHT_THROUGH:
+            continue
         if callable(rule):
             for which in range(max(len(sample.inputs) for sample in SAMPLES if sample.op is op)):
                 yield op, f"{op.__name__} input {which}", spoil(rule, which, change)

@@ -43,6 +43,9 @@ from tinytorch.models.transformer import (
     TransformerBlock,
     TransformerEncoder,
 )
+from tinytorch.optimization.lowbit import LowBitLinear
+from tinytorch.optimization.observers import Fused
+from tinytorch.optimization.qat import FakeQuantize, FakeQuantizedLayer
 from tinytorch.optimization.quantization import QuantizedLinear
 from tinytorch.text.embeddings import (
     Embedding,
@@ -73,7 +76,10 @@ __all__ = [
     "Dropout",
     "Embedding",
     "EmbeddingLayer",
+    "FakeQuantize",
+    "FakeQuantizedLayer",
     "Flatten",
+    "Fused",
     "GRUCell",
     "GlobalAvgPool2d",
     "GroupNorm",
@@ -87,6 +93,7 @@ __all__ = [
     "LearnedPositions",
     "Linear",
     "LogSoftmax",
+    "LowBitLinear",
     "MSELoss",
     "MaxPool2d",
     "Module",
