@@ -1473,6 +1473,16 @@ for bits in (8, 3, 2):
 r"""
 At 8 bits the columns differ by a few of 355 digits, which is noise: QAT gains **nothing** there, and costs several times the training. At 3 bits there is little to gain. At 2 bits it turns a broken network into one that reads nearly as well as the original.
 
+The same on MNIST, with a network 784-100-100-10 (`benchmarks/qat_mnist.py` of 2026-11-22: means of 3 seeds, 5 epochs and 5 more; run it to see yours):
+
+| weight bits | rounded | trained, then rounded | trained rounded |
+|---|---|---|---|
+| 8 | 0.9748 | 0.9775 | 0.9777 |
+| 3 | 0.9547 | 0.9628 | 0.9723 |
+| 2 | 0.315 | 0.276 | 0.9598, with LSQ 0.9754 |
+
+The float network has 0.9750, after 5 epochs more 0.9774. Look at the first row: without the control, QAT at 8 bits would seem to gain 0.003.
+
 What has it learned? **Predict** for the first layer's weights at 2 bits: is their rounding error smaller after QAT than before? Which share of them lies on another mark?
 """
 
