@@ -1,7 +1,7 @@
 """What holds for every tensor that is quantised."""
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -19,6 +19,11 @@ from tinytorch.optimization.quantization import (
 patiently = settings(deadline=None, max_examples=60)
 LARGEST = float(np.float32(1.5e38))
 floats = st.floats(-LARGEST, LARGEST, width=32)
+moderate = (
+    st.just(0.0)
+    | st.floats(2.0**-90, 2.0**90, width=32)
+    | st.floats(-(2.0**90), -(2.0**-90), width=32)
+)
 symmetric = st.booleans()
 
 
@@ -108,11 +113,10 @@ def test_the_zero_point_is_on_the_grid(a, b, bits, symmetric):
 
 
 @patiently
-@given(tensors(), st.sampled_from([2.0**k for k in (-8, -1, 3)]))
+@given(tensors(moderate), st.sampled_from([2.0**k for k in (-8, -1, 3)]))
 def test_powers_of_two_scale_the_grid_alone(x, factor):
-    large = np.abs(x.data).max(initial=0)
-    assume(large == 0 or 1e-30 < large < 1e30)
-    assume(x.data.min() != x.data.max())  # constants have grids of their own
+    if x.data.min() == x.data.max():
+        return  # constants have grids of their own
     scaled = Tensor._wrap(x.data.astype(np.float64) * factor)
     q, scale, zero_point = quantize_int8(x)
     q_scaled, scale_scaled, zero_point_scaled = quantize_int8(scaled)
