@@ -37,6 +37,14 @@ from tinytorch.optimization.observers import (
 )
 
 random = np.random.default_rng(22)
+START = random.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order():
+    random.bit_generator.state = START
+
+
 PER_TENSOR = [
     MinMaxObserver,
     MovingAverageMinMaxObserver,
