@@ -29,6 +29,12 @@ from tinytorch.core.tensor import Tensor, manual_seed, randn
 from tinytorch.text.embeddings import RotaryPositions
 
 random = np.random.default_rng(0)
+START = random.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order():
+    random.bit_generator.state = START
 
 
 @pytest.fixture(autouse=True)

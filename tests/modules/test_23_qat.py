@@ -35,6 +35,12 @@ from tinytorch.optimization.qat import (
 )
 
 random = np.random.default_rng(23)
+START = random.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order():
+    random.bit_generator.state = START
 
 
 def normal(*shape, scale=1.0):
