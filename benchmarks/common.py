@@ -133,3 +133,39 @@ def print_table(title: str, rows: list[Row]) -> None:
             limit = f"{row.most * 1e6:,.0f} us"
         extra = "".join(f"  {key} {value}" for key, value in row.notes.items())
         print(f"{row.name:{width}}  {cells}  {ratio:>6}  {limit:>9}{extra}")
+
+
+def report_seeds(
+    title: str,
+    rows: list[dict[str, float]],
+    limits: dict[str, tuple[str, float]],
+    options: argparse.Namespace,
+) -> None:
+    """Print each figure by seed and its mean, write the JSON, and exit 1 as `report` does.
+
+    `limits` says of a mean that it is ("at least" or "at most", a number).
+    """
+    mean = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
+    facts = machine()
+    print(f"\n{title}\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    width = max(len(name) for name in mean)
+    titles = [*(f"seed {seed}" for seed in range(len(rows))), "mean"]
+    print(f"\n{'':{width}}" + "".join(f"{heading:>12}" for heading in titles) + "   limit")
+    missed = []
+    for name, average in mean.items():
+        bound, limit = limits.get(name, ("", 0.0))
+        if bound and (average < limit if bound == "at least" else average > limit):
+            missed.append(f"{name}: {_figure(average)}, limit {bound} {_figure(limit)}")
+        cells = "".join(f"{_figure(value):>12}" for value in [*(r[name] for r in rows), average])
+        print(f"{name:{width}}{cells}" + (f"   {bound} {_figure(limit)}" if bound else ""))
+    if options.json:
+        data = {"title": title, "machine": facts, "seeds": rows, "mean": mean, "missed": missed}
+        options.json.write_text(json.dumps(data, indent=2) + "\n")
+    for words in missed:
+        print(f"missed: {words}")
+    if options.check and missed:
+        sys.exit(1)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"

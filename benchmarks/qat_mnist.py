@@ -9,11 +9,9 @@ while it is rounded, with min-max steps or learned ones (LSQ, at 2 bits). Same d
 order. MNIST is looked for in $TINYTORCH_DATA, else downloaded.
 """
 
-from common import arguments, machine  # isort: skip (pins the threads first)
+from common import arguments, report_seeds  # isort: skip (pins the threads first)
 
 import copy
-import json
-import statistics
 import sys
 import time
 
@@ -94,24 +92,4 @@ if __name__ == "__main__":
     seeds = [0] if options.quick else [0, 1, 2]
     with tqdm(total=FITS * len(seeds), desc="trainings", file=sys.stderr) as progress:
         rows = [measure(train, test, seed, progress) for seed in seeds]
-    mean = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
-    facts = machine()
-
-    print("\n" + __doc__.splitlines()[0])
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    titles = [*(f"seed {seed}" for seed in seeds), "mean"]
-    print(f"\n{'':38}" + "".join(f"{title:>10}" for title in titles) + "   limit")
-    missed = []
-    for name, average in mean.items():
-        bound, limit = LIMITS.get(name, ("", 0.0))
-        kept = not bound or (average >= limit if bound == "at least" else average <= limit)
-        missed += [] if kept else [f"{name}: {average:.4f}, limit {bound} {limit:.4f}"]
-        cells = "".join(f"{value:10.4f}" for value in [*(row[name] for row in rows), average])
-        print(f"{name:38}{cells}" + (f"   {bound} {limit:.3f}" if bound else ""))
-    if options.json:
-        data = {"title": __doc__.splitlines()[0], "machine": facts, "seeds": rows, "mean": mean}
-        options.json.write_text(json.dumps({**data, "missed": missed}, indent=2) + "\n")
-    for line in missed:
-        print(f"missed: {line}")
-    if options.check and missed:
-        sys.exit(1)
+    report_seeds(__doc__.splitlines()[0], rows, LIMITS, options)

@@ -6,12 +6,9 @@ python benchmarks/quantize_mnist.py [--quick] [--json PATH] [--check]
 the first 1,000 training images. MNIST is looked for in $TINYTORCH_DATA, else downloaded.
 """
 
-from common import arguments, interleave, machine  # isort: skip (pins the threads first)
+from common import arguments, interleave, report_seeds  # isort: skip (pins the threads first)
 
 import copy
-import json
-import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -95,33 +92,9 @@ def measure(train: MNIST, test: MNIST, seed: int, rounds: int) -> dict[str, floa
     return row
 
 
-def show(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
-
-
 if __name__ == "__main__":
     options = arguments(__doc__.splitlines()[0])
     train, test = MNIST(), MNIST(train=False)
     seeds = [0] if options.quick else [0, 1, 2]
     rows = [measure(train, test, seed, rounds=20 if options.quick else 100) for seed in seeds]
-    mean = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
-    facts = machine()
-
-    print("\n" + __doc__.splitlines()[0])
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    titles = [*(f"seed {seed}" for seed in seeds), "mean"]
-    print(f"\n{'':34}" + "".join(f"{title:>12}" for title in titles) + "   limit")
-    missed = []
-    for name, average in mean.items():
-        bound, limit = LIMITS.get(name, ("", 0.0))
-        kept = not bound or (average >= limit if bound == "at least" else average <= limit)
-        missed += [] if kept else [f"{name}: {show(average)}, limit {bound} {show(limit)}"]
-        cells = "".join(f"{show(value):>12}" for value in [*(row[name] for row in rows), average])
-        print(f"{name:34}{cells}" + (f"   {bound} {show(limit)}" if bound else ""))
-    if options.json:
-        data = {"title": __doc__.splitlines()[0], "machine": facts, "seeds": rows, "mean": mean}
-        options.json.write_text(json.dumps({**data, "missed": missed}, indent=2) + "\n")
-    for line in missed:
-        print(f"missed: {line}")
-    if options.check and missed:
-        sys.exit(1)
+    report_seeds(__doc__.splitlines()[0], rows, LIMITS, options)

@@ -30,22 +30,14 @@ def mlp(sizes, batch):
 
     model = stack(nn.Linear, nn.ReLU, nn.Sequential)
     theirs = stack(torch.nn.Linear, torch.nn.ReLU, torch.nn.Sequential)
-    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
-    peer = step(
-        theirs,
-        torch.optim.Adam(theirs.parameters()),
-        torch.nn.CrossEntropyLoss(),
-        torch.tensor(x),
-        torch.tensor(y),
-    )
-    return ours, peer
+    return steps(model, theirs, x, y)
 
 
-def lstm(inputs, hidden, steps, batch, classes=64):
+def lstm(inputs, hidden, length, batch, classes=64):
     """(our step, PyTorch's step) for an LSTM that says a class at every step of a sequence."""
     random = np.random.default_rng(0)
-    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
-    y = random.integers(0, classes, steps * batch)
+    x = random.standard_normal((length, batch, inputs)).astype(np.float32)
+    y = random.integers(0, classes, length * batch)
 
     def reader(module, linear, recurrent):
         class Reader(module):
@@ -54,21 +46,13 @@ def lstm(inputs, hidden, steps, batch, classes=64):
                 self.recurrent, self.head = recurrent(inputs, hidden), linear(hidden, classes)
 
             def forward(self, x):
-                return self.head(self.recurrent(x)[0]).reshape(-1, classes)
+                return self.head(self.recurrent(x)[0])
 
         return Reader()
 
     model = reader(nn.Module, nn.Linear, nn.LSTM)
     theirs = reader(torch.nn.Module, torch.nn.Linear, torch.nn.LSTM)
-    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
-    peer = step(
-        theirs,
-        torch.optim.Adam(theirs.parameters()),
-        torch.nn.CrossEntropyLoss(),
-        torch.tensor(x),
-        torch.tensor(y),
-    )
-    return ours, peer
+    return steps(model, theirs, x, y)
 
 
 class TorchBlock(torch.nn.Module):
@@ -93,10 +77,10 @@ class TorchBlock(torch.nn.Module):
 class TorchGPT(torch.nn.Module):
     """GPT with learned positions; the last layer is the embedding used again."""
 
-    def __init__(self, vocabulary, size, layers, heads, steps):
+    def __init__(self, vocabulary, size, layers, heads, length):
         super().__init__()
         self.tokens = torch.nn.Embedding(vocabulary, size)
-        self.positions = torch.nn.Parameter(0.02 * torch.randn(steps, size))
+        self.positions = torch.nn.Parameter(0.02 * torch.randn(length, size))
         self.blocks = torch.nn.Sequential(*(TorchBlock(size, heads) for _ in range(layers)))
         self.norm = torch.nn.LayerNorm(size)
 
@@ -105,22 +89,14 @@ class TorchGPT(torch.nn.Module):
         return functional.linear(self.norm(x), self.tokens.weight)
 
 
-def gpt(layers, size, heads, steps, batch, vocabulary=65):
+def gpt(layers, size, heads, length, batch, vocabulary=65):
     """(our step, PyTorch's step) for a GPT on random characters."""
     random = np.random.default_rng(0)
-    x = random.integers(0, vocabulary, (batch, steps))
-    y = random.integers(0, vocabulary, batch * steps)
-
-    def loss_of(cross_entropy):
-        return lambda logits, y: cross_entropy(logits.reshape(-1, vocabulary), y)
-
-    model = GPT(vocabulary, size, layers, heads, steps)
-    theirs = TorchGPT(vocabulary, size, layers, heads, steps)
-    loss, peer_loss = loss_of(nn.CrossEntropyLoss()), loss_of(torch.nn.CrossEntropyLoss())
-    ours = step(model, optim.Adam(model.parameters()), loss, x, y)
-    optimizer = torch.optim.Adam(theirs.parameters())
-    peer = step(theirs, optimizer, peer_loss, torch.tensor(x), torch.tensor(y))
-    return ours, peer
+    x = random.integers(0, vocabulary, (batch, length))
+    y = random.integers(0, vocabulary, batch * length)
+    model = GPT(vocabulary, size, layers, heads, length)
+    theirs = TorchGPT(vocabulary, size, layers, heads, length)
+    return steps(model, theirs, x, y)
 
 
 def images(build, channels, size, batch):
@@ -129,15 +105,7 @@ def images(build, channels, size, batch):
     x = random.standard_normal((batch, channels, size, size)).astype(np.float32)
     y = random.integers(0, 10, batch)
     model, theirs = build(nn), build(torch.nn)
-    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
-    peer = step(
-        theirs,
-        torch.optim.Adam(theirs.parameters()),
-        torch.nn.CrossEntropyLoss(),
-        torch.tensor(x),
-        torch.tensor(y),
-    )
-    return ours, peer
+    return steps(model, theirs, x, y)
 
 
 def lenet(library):
@@ -190,12 +158,22 @@ def resnet(library):
     )
 
 
+def steps(model, theirs, x, y):
+    """(our step, PyTorch's step) of two models that say classes, with Adam, on the same arrays."""
+    ours = step(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), Tensor(x), Tensor(y))
+    optimizer, loss_fn = torch.optim.Adam(theirs.parameters()), torch.nn.CrossEntropyLoss()
+    return ours, step(theirs, optimizer, loss_fn, torch.tensor(x), torch.tensor(y))
+
+
 def step(model, optimizer, loss_fn, x, y):
-    """The same five lines for both frameworks."""
+    """The same lines for both frameworks."""
 
     def run():
         optimizer.zero_grad()
-        loss = loss_fn(model(x), y)
+        logits = model(x)
+        if logits.ndim > 2:  # of every step of a sequence
+            logits = logits.reshape(-1, logits.shape[-1])
+        loss = loss_fn(logits, y)
         loss.backward()
         optimizer.step()
 

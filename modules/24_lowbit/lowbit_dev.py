@@ -1462,11 +1462,7 @@ def quantize_weights(
     Linear layers quantised: 1
     parameters: 25.6 kB -> 3.2 kB (8.00x) and 0.4 kB of scales and zero points
     """
-    if isinstance(model, Linear):
-        raise ValueError(
-            "quantize_weights replaces the layers in a model: for a bare Linear use LowBitLinear"
-        )
-    layers = linear_layers(model, skip)
+    layers = linear_layers(model, skip, "quantize_weights", "LowBitLinear")
     before = packed_bytes(model)
     originals = {name: layer.weight.detach() for name, layer in layers.items()}
     quantized: dict[str, LowBitLinear] = {}

@@ -35,10 +35,6 @@ START = random.bit_generator.state
 @pytest.fixture(autouse=True)
 def the_same_numbers_in_any_order():
     random.bit_generator.state = START
-
-
-@pytest.fixture(autouse=True)
-def seed():
     manual_seed(0)
 
 

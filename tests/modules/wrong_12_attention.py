@@ -39,7 +39,7 @@ return powers / powers.sum(axis=-1, keepdims=True)
     Wrong(
         "added-to-scores",
         "hides where the mask is True",
-        change=("np.where(added, 0, -np.inf)", "np.where(added, -np.inf, 0)"),
+        change=("np.where(added, zero, hidden)", "np.where(added, hidden, zero)"),
         loses=["test-added-to-scores", "test-attention-weights"],
     ),
     Wrong(

@@ -83,15 +83,15 @@ def added_to_scores(mask, is_causal, rows: slice, columns: slice, dtype) -> np.n
     array([[  0., -inf, -inf],
            [  0.,   0., -inf]], dtype=float32)
     """
-    added = None
+    added, zero, hidden = None, np.array(0, dtype), np.array(-np.inf, dtype)
     if mask is not None:
         added = mask[..., rows, columns]
         if added.dtype == bool:
-            added = np.where(added, 0, -np.inf).astype(dtype)
+            added = np.where(added, zero, hidden)
     if is_causal and columns.stop - 1 > rows.start:
         queries, keys = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
         later = keys > queries[:, None]
-        causal = np.where(later, -np.inf, 0).astype(dtype)
+        causal = np.where(later, hidden, zero)
         added = causal if added is None else added + causal
     return added
 

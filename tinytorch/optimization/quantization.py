@@ -540,15 +540,23 @@ def replace_modules(model: Module, replacements: Mapping[int, Module]) -> None:
 
 
 # %% modules/15_quantization/quantization_dev.py #quantize-model-parts
-def linear_layers(model: Module, skip: str | Iterable[str]) -> dict[str, Linear]:
-    """The Linears of a model by name, without those whose name, or a parent's, is in `skip`."""
+def linear_layers(
+    model: Module,
+    skip: str | Iterable[str],
+    asked: str = "quantize_model",
+    quantized: str = "QuantizedLinear",
+) -> dict[str, Linear]:
+    """The Linears of a model by name, without those whose name, or a parent's, is in `skip`.
+
+    Errors call the function that was `asked` and the layer that stands for a `quantized` Linear.
+    """
     if isinstance(model, Linear):
         raise ValueError(
-            "quantize_model replaces the layers inside a model, and a bare Linear is inside of "
-            "nothing: use QuantizedLinear(linear)"
+            f"{asked} replaces the layers inside a model, and a bare Linear is inside of "
+            f"nothing: use {quantized}(linear)"
         )
     if not isinstance(model, Module):
-        raise TypeError(f"quantize_model: expected a Module, got {type(model).__name__}")
+        raise TypeError(f"{asked}: expected a Module, got {type(model).__name__}")
     skipped = {skip} if isinstance(skip, str) else set(skip)
     modules = dict(model.named_modules())
     layers = {  # a subclass with a forward of its own isn't ours to replace
@@ -557,7 +565,7 @@ def linear_layers(model: Module, skip: str | Iterable[str]) -> dict[str, Linear]
         if isinstance(module, Linear) and type(module).forward is Linear.forward
     }
     if unknown := sorted(skipped - set(modules)):
-        raise ValueError(f"quantize_model: skip names {unknown}, the Linears are {list(layers)}")
+        raise ValueError(f"{asked}: skip names {unknown}, the Linears are {list(layers)}")
     return {
         name: layer
         for name, layer in layers.items()
