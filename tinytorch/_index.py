@@ -311,6 +311,14 @@ HOMES: dict[str, tuple[str, str]] = {
     "quantize_weights": ("optimization.lowbit", "24_lowbit"),
     "unpack_bits": ("optimization.lowbit", "24_lowbit"),
     "unpack_int4": ("optimization.lowbit", "24_lowbit"),
+    "carried_matmul": ("optimization.integer", "27_integer"),
+    "exact_terms": ("optimization.integer", "27_integer"),
+    "fixed_point": ("optimization.integer", "27_integer"),
+    "fixed_point_multiply": ("optimization.integer", "27_integer"),
+    "integer_matmul": ("optimization.integer", "27_integer"),
+    "requantize": ("optimization.integer", "27_integer"),
+    "rounding_doubling_high_multiply": ("optimization.integer", "27_integer"),
+    "rounding_right_shift": ("optimization.integer", "27_integer"),
 }
 # the classes with a `forward` method, which tinytorch.nn offers
 LAYERS: set[str] = {

@@ -1040,16 +1040,17 @@ test_repeat_heads()
 r"""
 **Exercise 11 (10 points).** Two parts, and the layer is there.
 
-`attention_of_heads` gets queries of $H$ heads and keys and values of as many or fewer. Repeat these for the heads that share them, then `scaled_dot_product_attention`. A mask of three axes is one for each text, `(N, T, S)`, and needs an axis for the heads: `[:, None]` (an array and a tensor can do that, a list can't).
+`attention_of_heads` gets queries of $H$ heads and keys and values of as many or fewer. Repeat these for the heads that share them, then call `attention` with the arguments and options of `scaled_dot_product_attention`, which it is unless somebody brings another. A mask of three axes is one for each text, `(N, T, S)`, and needs an axis for the heads: `[:, None]` (an array and a tensor can do that, a list can't).
 
-`MultiHeadAttention.forward`: queries come from `query`, keys from `key` (if there is none, from `query`: *self*-attention; otherwise it is *cross*-attention), values from `value` (or from what the keys come from). Project each, split into heads (`num_kv_heads` for keys and values), let `self.positions`, if there are any, turn queries and keys from `start` on, attend, merge, and project once more. Pass `self.dropout` on only in training and if its `p` is more than 0: a layer with a `block_size` can't have any.
+`MultiHeadAttention.forward`: queries come from `query`, keys from `key` (if there is none, from `query`: *self*-attention; otherwise it is *cross*-attention), values from `value` (or from what the keys come from). Project each, split into heads (`num_kv_heads` for keys and values), let `self.positions`, if there are any, turn queries and keys from `start` on, `self.attend` (that is `attention_of_heads`), merge, and project once more. Pass `self.dropout` on only in training and if its `p` is more than 0: a layer with a `block_size` can't have any.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "check-heads", "locked": true, "solution": false}
 #| exporti
-def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
-    """ValueError unless the heads divide the vectors evenly, and share keys and values evenly."""
+def checked_heads(embed_dim: int, num_heads: int, num_kv_heads: int | None) -> int:
+    """The heads of keys and values, unless given all; ValueError where heads don't divide evenly."""
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if min(embed_dim, num_heads) < 1 or embed_dim % num_heads:
         raise ValueError(
             f"MultiHeadAttention: embed_dim={embed_dim} can't be divided by num_heads={num_heads}"
@@ -1059,19 +1060,22 @@ def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
             f"MultiHeadAttention: num_heads={num_heads} can't be divided by "
             f"num_kv_heads={num_kv_heads}"
         )
+    return num_kv_heads
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-of-heads", "locked": false, "solution": true}
 #| exporti
-def attention_of_heads(q, k, v, mask, is_causal, dropout, block_size) -> Tensor:
-    """Attention in each head: (..., H, T, d) from keys and values of H heads or fewer, shared."""
+def attention_of_heads(
+    q, k, v, mask, is_causal, dropout, block_size, attention=scaled_dot_product_attention
+) -> Tensor:
+    """`attention` in each head: (..., H, T, d), keys and values of H heads or fewer, shared."""
     ### BEGIN SOLUTION
     groups = q.shape[-3] // k.shape[-3]
     k, v = repeat_heads(k, groups), repeat_heads(v, groups)
     if np.ndim(mask) == 3:  # (N, T, S): the same for all heads
         mask = (mask if isinstance(mask, Tensor) else np.asarray(mask))[:, None]
     options = {"dropout": dropout, "block_size": block_size}
-    return scaled_dot_product_attention(q, k, v, mask, is_causal, **options)
+    return attention(q, k, v, mask, is_causal, **options)
     ### END SOLUTION
 
 
@@ -1084,13 +1088,15 @@ class MultiHeadAttention(Module):
     `num_kv_heads` < `num_heads` lets groups of heads share keys and values (Ainslie et al. 2023).
     `positions`, such as `RotaryPositions`, is applied to queries and keys. Masks are boolean (True:
     may look) or floating, and broadcast to (T, S), (N, T, S) or (N, H, T, S). The four projections
-    start as `Linear` does.
+    start as `Linear` does. A subclass may `attend` in another way.
 
     >>> layer = MultiHeadAttention(8, num_heads=2)
     >>> x, memory = Tensor(np.ones((1, 3, 8))), Tensor(np.ones((1, 5, 8)))
     >>> layer(x, is_causal=True).shape, layer(x, memory).shape
     ((1, 3, 8), (1, 3, 8))
     """
+
+    attend = staticmethod(attention_of_heads)
 
     def __init__(
         self,
@@ -1102,13 +1108,11 @@ class MultiHeadAttention(Module):
         positions: Module | None = None,
         block_size: int | None = None,
     ):
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        check_heads(embed_dim, num_heads, num_kv_heads)
+        num_kv_heads = checked_heads(embed_dim, num_heads, num_kv_heads)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, num_kv_heads
-        kv_dim = embed_dim // num_heads * num_kv_heads
-        self.q_proj = Linear(embed_dim, embed_dim, bias)
-        self.k_proj, self.v_proj = Linear(embed_dim, kv_dim, bias), Linear(embed_dim, kv_dim, bias)
-        self.out_proj = Linear(embed_dim, embed_dim, bias)
+        kv = embed_dim // num_heads * num_kv_heads
+        self.q_proj, self.k_proj = Linear(embed_dim, embed_dim, bias), Linear(embed_dim, kv, bias)
+        self.v_proj, self.out_proj = Linear(embed_dim, kv, bias), Linear(embed_dim, embed_dim, bias)
         self.dropout, self.positions, self.block_size = Dropout(dropout), positions, block_size
 
     def forward(
@@ -1128,7 +1132,7 @@ class MultiHeadAttention(Module):
         if self.positions is not None:
             q, k = self.positions(q, start), self.positions(k, start)
         dropout = self.dropout if self.training and self.dropout.p > 0 else None
-        mixed = attention_of_heads(q, k, v, mask, is_causal, dropout, self.block_size)
+        mixed = self.attend(q, k, v, mask, is_causal, dropout, self.block_size)
         return self.out_proj(merge_heads(mixed))
         ### END SOLUTION
 

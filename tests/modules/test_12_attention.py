@@ -11,6 +11,7 @@ from tinytorch.core.attention import (
     MultiHeadAttention,
     added_to_scores,
     attention_maps,
+    attention_of_heads,
     attention_weights,
     blocked_attention,
     blocks,
@@ -624,6 +625,25 @@ def test_parameters_of_a_layer_and_their_gradients():
     assert all(p.grad is not None and p.grad.dtype == np.float32 for p in layer.parameters())
     moved = [name for name, p in layer.named_parameters() if np.abs(p.grad.data).max() > 1e-5]
     assert len(moved) == 7  # a bias of the keys adds the same to all scores of a query
+
+
+def test_a_subclass_attends_in_its_own_way():
+    """Quantised attention replaces what happens between the projections, and nothing else."""
+    seen = []
+
+    class Averaging(MultiHeadAttention):
+        def attend(self, q, k, v, *options):
+            def average(q, k, v, mask, is_causal, dropout=None, block_size=None):
+                seen.append((q.shape, k.shape, np.ndim(mask)))
+                return v.mean(axis=-2, keepdims=True).expand(*q.shape)
+
+            return attention_of_heads(q, k, v, *options, average)
+
+    layer, x = Averaging(8, 4, num_kv_heads=2), randn(3, 5, 8)
+    got = layer(x, mask=np.ones((3, 5, 5), bool))
+    assert seen == [((3, 4, 5, 2), (3, 4, 5, 2), 4)]
+    assert np.ptp(got.data, axis=1).max() < 1e-6  # all queries got the same average
+    assert np.ptp(got.data, axis=0).max() > 1e-3
 
 
 def test_a_layer_learns_to_look_back():
