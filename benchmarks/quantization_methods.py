@@ -1,0 +1,285 @@
+"""Ways to quantise a network, on four networks: what they keep, what they take, how long they run.
+
+python benchmarks/quantization_methods.py [--quick] [--check] [--json PATH] [--plot PATH]
+    [--cache DIR] [--models NAME ...] [--methods NAME ...]
+
+An MLP and a CNN on MNIST, an LSTM on film reviews, a GPT on Shakespeare (quantization_models.py);
+MLP and LSTM with 3 seeds, figures are means. --quick: one seed, and a third of the training and of
+the test. Bytes are those of all parameters and buffers, scales included. Times are medians for one
+batch, all methods in turn. The data is looked for in $TINYTORCH_DATA, else downloaded; trained
+weights are kept in --cache, by default beside the data. --check: INT8 loses at most 0.3 points of
+accuracy (of the GPT: of the next characters guessed right).
+"""
+
+from common import interleave, machine  # isort: skip (pins the threads first)
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from quantization_models import NETWORKS, Network
+from tqdm import tqdm
+
+from tinytorch import (
+    MinMaxObserver,
+    QConfig,
+    Tensor,
+    convert,
+    data_folder,
+    finish_qat,
+    nn,
+    no_grad,
+    prepare,
+    prepare_qat,
+    qat_config,
+    quantize_weights,
+)
+
+LIMIT = 0.003  # of accuracy, for methods in INT8
+INT8 = ("dynamic INT8", "static INT8 per tensor", "static INT8 per channel")
+CALIBRATION = 512  # examples
+
+Train = Callable[[nn.Module], nn.Module]
+
+
+def unchanged(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+    return model
+
+
+def static_by_tensor(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+    def observer(axis: int) -> MinMaxObserver:
+        return MinMaxObserver(scheme="symmetric")
+
+    return static(model, calibration, QConfig(weight=observer))
+
+
+def static_by_channel(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+    return static(model, calibration, QConfig())
+
+
+def static(model: nn.Module, calibration: Tensor, config: QConfig) -> nn.Module:
+    """Linear, Conv2d and attention."""
+    prepared = prepare(model, config, calibration)
+    with no_grad():
+        prepared(calibration)
+    return convert(prepared)
+
+
+def quantization_aware(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+    """Trained on for a fifth of the time at a tenth of the rate, rounded to INT8 all the while."""
+    aware = finish_qat(train(prepare_qat(model, qat_config(), calibration)))
+    return static(aware, calibration, QConfig())
+
+
+def groups_of_four_bits(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+    """Groups of 32, or of the next smaller number that divides a layer's inputs."""
+    groups = {
+        name: next(size for size in range(32, 0, -1) if layer.in_features % size == 0)
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear
+    }
+    for size in set(groups.values()):
+        others = [name for name, group in groups.items() if group != size]
+        quantize_weights(model, bits=4, group_size=size, skip=others)
+    return model
+
+
+METHODS: dict[str, Callable[[nn.Module, Tensor, Train], nn.Module]] = {
+    "FP32": unchanged,
+    "static INT8 per tensor": static_by_tensor,
+    "static INT8 per channel": static_by_channel,
+    "QAT INT8": quantization_aware,
+    "INT4-g32": groups_of_four_bits,
+}
+
+
+@dataclass
+class Row:
+    """What one method made of one network."""
+
+    network: str
+    method: str
+    accuracies: list[float] = field(default_factory=list)  # one for each seed
+    losses: list[float] = field(default_factory=list)
+    bytes: int = 0
+    seconds: float = math.nan
+    note: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.mean(self.accuracies)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(statistics.mean(self.losses))
+
+
+def held_bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
+def weights_in_floats(model: nn.Module) -> str:
+    """The types of the layers that keep float matrices, with their bytes."""
+    sizes: Counter[str] = Counter()
+    modules = dict(model.named_modules())
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            sizes[type(modules[name.rpartition(".")[0]]).__name__] += weight.nbytes
+    return ", ".join(f"{kind} {size / 1000:,.0f} kB" for kind, size in sizes.items())
+
+
+def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> list[Row]:
+    """All methods on one network."""
+    effort, step = (1 / 3, 3) if chosen.quick else (1.0, 1)
+    calibration, batch = network.examples(CALIBRATION), network.examples(network.timed)
+    rows = {method: Row(network.name, method) for method in chosen.methods}
+    calls: dict[str, Callable] = {}
+    for seed in range(1 if chosen.quick else network.seeds):
+        progress.set_description(f"{network.name}, seed {seed}: training")
+        trained = network.trained(chosen.cache, seed, effort)
+        progress.update()
+
+        def train(model: nn.Module, seed: int = seed) -> nn.Module:
+            return network.fit(model, effort * network.epochs / 5, network.rate / 10, seed + 100)
+
+        for method, row in rows.items():
+            progress.set_description(f"{network.name}, seed {seed}: {method}")
+            try:
+                model = METHODS[method](copy.deepcopy(trained), calibration, train).eval()
+                accuracy, loss = network.evaluate(model, step)
+            except ValueError as error:  # the network has what the method can't quantise
+                row.note = str(error)
+            else:
+                row.accuracies.append(accuracy)
+                row.losses.append(loss)
+                row.bytes, row.note = held_bytes(model), weights_in_floats(model)
+                calls.setdefault(method, lambda model=model: model(batch))
+            progress.update()
+    with no_grad():
+        medians = interleave(f"{network.name}: times", calls, rounds=5 if chosen.quick else 30)
+    for method, seconds in medians.items():
+        rows[method].seconds = seconds
+    return list(rows.values())
+
+
+def missed(rows: list[Row]) -> list[str]:
+    """What INT8 lost more than it may, in words."""
+    words = []
+    floats = {row.network: row for row in rows if row.method == "FP32"}
+    for row in rows:
+        if row.method in INT8:
+            lost = floats[row.network].accuracy - row.accuracy if row.accuracies else math.nan
+            if not lost <= LIMIT:
+                lost_points = f"{100 * lost:.2f} points lost, limit {100 * LIMIT:.1f}"
+                words.append(f"{row.network}, {row.method}: {lost_points}")
+    return words
+
+
+def markdown(network: Network, rows: list[Row]) -> str:
+    """A table of one network's rows."""
+    start = rows[0]
+    lines = [
+        f"**{network.name}** ({start.bytes:,} bytes in FP32; accuracy: share of right "
+        f"{'next characters' if network.writes else 'answers'}; seeds: {len(start.accuracies)})\n",
+        f"| | accuracy | lost, points | {'perplexity | ' * network.writes}bytes | of FP32 "
+        f"| ms, batch {network.timed} | times FP32 | weights still in FP32 |",
+        "|---" * (8 + network.writes) + "|",
+    ]
+    for row in rows:
+        if not row.accuracies:
+            lines.append(f"| {row.method} " + "| - " * (6 + network.writes) + f"| {row.note} |")
+            continue
+        cells = [row.method, f"{row.accuracy:.4f}", f"{100 * (start.accuracy - row.accuracy):.2f}"]
+        cells += [f"{row.perplexity:.3f}"] * network.writes
+        cells += [f"{row.bytes:,}", f"{row.bytes / start.bytes:.3f}"]
+        cells += [f"{1000 * row.seconds:.2f}", f"{row.seconds / start.seconds:.2f}", row.note]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Accuracy against bytes, a panel for each network.
+
+    The line joins what nothing else beats; dotted is the least accuracy that INT8 may have.
+    """
+    from matplotlib import pyplot
+
+    networks = list(dict.fromkeys(row.network for row in rows))
+    markers = dict(zip(METHODS, "osD^vPX", strict=False))
+    figure, panels = pyplot.subplots(
+        1, len(networks), figsize=(1 + 3 * len(networks), 4), layout="constrained", squeeze=False
+    )
+    for axes, network in zip(panels[0], networks, strict=True):
+        points = [row for row in rows if row.network == network and row.accuracies]
+        start = points[0]
+        for row in points:
+            style = dict(marker=markers[row.method], color="k", fillstyle="none", linestyle="")
+            at = row.bytes / start.bytes, row.accuracy
+            axes.plot(*at, markersize=9, label=row.method, **style)
+        best = [
+            row
+            for row in sorted(points, key=lambda row: row.bytes)
+            if all(row.accuracy > other.accuracy for other in points if other.bytes < row.bytes)
+        ]
+        line = [row.bytes / start.bytes for row in best], [row.accuracy for row in best]
+        axes.step(*line, "k-", where="post", linewidth=0.7)
+        axes.axhline(start.accuracy - LIMIT, color="k", linestyle=":", linewidth=0.7)
+        lowest, highest = (pick(row.accuracy for row in points) for pick in (min, max))
+        axes.set(title=network, xlabel=f"share of {start.bytes:,} bytes", xlim=(0, 1.1))
+        axes.set_ylim(min(lowest - LIMIT, start.accuracy - 2 * LIMIT), highest + LIMIT)
+    panels[0][0].set_ylabel("test accuracy")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, a third of the training and of the test"
+    )
+    parser.add_argument("--check", action="store_true", help="exit 1 where INT8 misses its limit")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write the rows as JSON")
+    parser.add_argument("--plot", metavar="PATH", type=Path, help="draw accuracy against bytes")
+    parser.add_argument("--cache", metavar="DIR", type=Path, help="where trained weights are kept")
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    chosen = parser.parse_args()
+    chosen.methods = [name for name in METHODS if name in {"FP32", *chosen.methods}]
+    chosen.cache = chosen.cache or data_folder() / "trained"
+    return chosen
+
+
+def main() -> None:
+    chosen = arguments()
+    networks = [NETWORKS[name] for name in chosen.models]
+    seeds = len(networks) if chosen.quick else sum(network.seeds for network in networks)
+    rows = []
+    with tqdm(total=seeds * (1 + len(chosen.methods)), file=sys.stderr) as progress:
+        for network in networks:
+            rows += measure(network, chosen, progress)
+    facts = machine()
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    for network in networks:
+        print("\n" + markdown(network, [row for row in rows if row.network == network.name]))
+    words = missed(rows)
+    print("".join(f"\nmissed: {line}" for line in words))
+    if chosen.json:
+        written = {"machine": facts, "rows": [asdict(row) for row in rows], "missed": words}
+        chosen.json.write_text(json.dumps(written, indent=2) + "\n")
+    if chosen.plot:
+        plot(rows, chosen.plot)
+    if chosen.check and words:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
