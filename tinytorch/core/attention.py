@@ -373,7 +373,7 @@ class MultiHeadAttention(Module):
     ((1, 3, 8), (1, 3, 8))
     """
 
-    attend = staticmethod(attention_of_heads)
+    attend: Callable[..., Tensor] = staticmethod(attention_of_heads)
 
     def __init__(
         self,

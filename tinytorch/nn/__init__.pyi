@@ -43,10 +43,34 @@ from tinytorch.models.transformer import (
     TransformerBlock,
     TransformerEncoder,
 )
+from tinytorch.optimization.compensation import OutlierSplitLinear
+from tinytorch.optimization.dynamic import (
+    DynamicQuantizedLinear,
+    Int8Weight,
+    QuantizedEmbedding,
+    QuantizedLSTM,
+)
+from tinytorch.optimization.integer import (
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerGlobalAvgPool2d,
+    IntegerLinear,
+    IntegerModel,
+    IntegerReLU,
+)
 from tinytorch.optimization.lowbit import LowBitLinear
 from tinytorch.optimization.observers import Fused
 from tinytorch.optimization.qat import FakeQuantize, FakeQuantizedLayer
 from tinytorch.optimization.quantization import QuantizedLinear
+from tinytorch.optimization.static import (
+    DeQuantize,
+    Quantize,
+    QuantizedAvgPool2d,
+    QuantizedConv2d,
+    QuantizedMaxPool2d,
+    QuantizedReLU,
+    StaticQuantizedLinear,
+)
 from tinytorch.text.embeddings import (
     Embedding,
     EmbeddingLayer,
@@ -73,7 +97,9 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "DeQuantize",
     "Dropout",
+    "DynamicQuantizedLinear",
     "Embedding",
     "EmbeddingLayer",
     "FakeQuantize",
@@ -85,6 +111,13 @@ __all__ = [
     "GroupNorm",
     "HuberLoss",
     "Identity",
+    "Int8Weight",
+    "IntegerAvgPool2d",
+    "IntegerConv2d",
+    "IntegerGlobalAvgPool2d",
+    "IntegerLinear",
+    "IntegerModel",
+    "IntegerReLU",
     "KLDivLoss",
     "L1Loss",
     "LSTMCell",
@@ -99,7 +132,15 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "NLLLoss",
+    "OutlierSplitLinear",
+    "Quantize",
+    "QuantizedAvgPool2d",
+    "QuantizedConv2d",
+    "QuantizedEmbedding",
+    "QuantizedLSTM",
     "QuantizedLinear",
+    "QuantizedMaxPool2d",
+    "QuantizedReLU",
     "RMSNorm",
     "RNNCell",
     "ReLU",
@@ -109,6 +150,7 @@ __all__ = [
     "Sigmoid",
     "SinusoidalPositions",
     "Softmax",
+    "StaticQuantizedLinear",
     "Tanh",
     "TiedLinear",
     "TransformerBlock",
