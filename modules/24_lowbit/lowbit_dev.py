@@ -1348,26 +1348,67 @@ class LowBitLinear(Module):
         if not isinstance(linear, Linear):
             raise TypeError(f"{name}: expected a Linear, got {type(linear).__name__}")
         require_bits(bits, name, most=8)
-        self.in_features, self.out_features = linear.weight.shape
-        self.bits, self.name = bits, name
-        self.group_size = self.in_features if group_size is None else group_size
-        self.original_bytes = sum(tensor.nbytes for tensor in linear.parameters())
         weight, label = linear.weight.detach(), f"{name}.weight"
         levels = zero_point = None
         if codebook is None:
             q, scale, zero_point = quantize_groups(
                 weight, bits, group_size, symmetric, 0, scale_dtype, label
             )
-            zero_point = None if symmetric else pack_bits(zero_point, bits)  # or they are all 0
+            zero_point = None if symmetric else zero_point  # or they are all 0
         else:
             q, levels, scale = quantize_codebook(
                 weight, codebook, bits, group_size, 0, scale_dtype, label
             )
+        self._keep(q, scale, zero_point, levels, linear.bias, bits, name)
+        self.original_bytes = sum(tensor.nbytes for tensor in linear.parameters())
+
+    @classmethod
+    def from_integers(
+        cls,
+        q: Tensor,
+        scale: np.ndarray,
+        zero_point: np.ndarray | None = None,
+        bits: int = 4,
+        bias: Tensor | None = None,
+        name: str = "LowBitLinear",
+    ) -> LowBitLinear:
+        """A layer of given integers (in_features, out_features) and grids, as of `quantize_groups`.
+
+        Zero points that are all 0 are not kept.
+
+        >>> q, scale, zero_point = quantize_groups(Tensor([[1.0], [7.0]]), group_size=None)
+        >>> LowBitLinear.from_integers(q, scale, zero_point).weight()
+        Tensor([[1.],
+                [7.]])
+        """
+        require_bits(bits, name, most=8)
+        zero_point = None if zero_point is None or not zero_point.any() else zero_point
+        zeros = scale if zero_point is None else zero_point
+        require_groups(q.shape, scale.shape, zeros.shape, 0)
+        layer = cls.__new__(cls)
+        layer._keep(q, scale, zero_point, None, bias, bits, name)
+        layer.original_bytes = 4 * (q.size + (0 if bias is None else bias.size))  # as float32
+        return layer
+
+    def _keep(
+        self,
+        q: Tensor,
+        scale: np.ndarray,
+        zero_point: np.ndarray | None,
+        levels: np.ndarray | None,
+        bias: Tensor | None,
+        bits: int,
+        name: str,
+    ) -> None:
+        """Pack the integers, and register all that the layer holds."""
+        self.in_features, self.out_features = q.shape
+        self.bits, self.name, self.group_size = bits, name, self.in_features // len(scale)
         self.register_buffer("packed", _held(pack_bits(q, bits)))
         self.register_buffer("scale", _held(scale))
-        self.register_buffer("packed_zero_point", _held(zero_point))
+        packed = None if zero_point is None else pack_bits(zero_point, bits)
+        self.register_buffer("packed_zero_point", _held(packed))
         self.register_buffer("levels", _held(levels))
-        self.register_buffer("bias", _held(None if linear.bias is None else linear.bias.data))
+        self.register_buffer("bias", _held(None if bias is None else bias.data))
 
     def weight(self) -> Tensor:
         """The dequantised weight (in_features, out_features), made anew from the bytes."""
