@@ -631,3 +631,33 @@ def test_models_copy():
     twin = copy.deepcopy(model)
     np.testing.assert_array_equal(twin(x).data, model(x).data)
     assert twin.fc is twin.again
+
+
+@pytest.mark.parametrize("bits, group_size", [(4, 8), (3, None), (8, 4)])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_layer_of_given_integers(bits, group_size, symmetric):
+    linear = Linear(24, 5)
+    right = LowBitLinear(linear, bits, group_size, symmetric)
+    parts = quantize_groups(linear.weight.detach(), bits, group_size, symmetric)
+    layer = LowBitLinear.from_integers(*parts, bits, linear.bias)
+    assert repr(layer) == repr(right)
+    assert layer.memory_usage() == right.memory_usage()
+    assert list(layer.state_dict()) == list(right.state_dict())
+    for name, value in right.state_dict().items():
+        np.testing.assert_array_equal(layer.state_dict()[name].data, value.data)
+    x = normal(3, 24)
+    np.testing.assert_array_equal(layer(x).data, right(x).data)
+
+
+def test_integers_that_do_not_fit_are_refused():
+    q, scale, zero_point = quantize_groups(normal(24, 5), 4, 8, False)
+    with pytest.raises(ValueError, match=r"scale of \(1, 4\) doesn't fit q of \(24, 5\)"):
+        LowBitLinear.from_integers(q, np.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"zero_point of \(1, 5\), expected \(3, 5\)"):
+        LowBitLinear.from_integers(q, scale, zero_point[:1])
+    with pytest.raises(ValueError, match="2 bits hold"):
+        LowBitLinear.from_integers(q, scale, bits=2)
+    with pytest.raises(TypeError, match="expected integers, got float64"):
+        LowBitLinear.from_integers(q, scale, zero_point + 0.5)
+    with pytest.raises(ValueError, match="fc: bits must be a whole number from 2 to 8, got 9"):
+        LowBitLinear.from_integers(q, scale, bits=9, name="fc")

@@ -348,6 +348,7 @@ def hqq(
         raise ValueError(f"hqq: p must be between 0 and 1, got {p}")
     best = round_to_nearest(weight, bits, group_size, False, name)
     zero_point = best.zero_point.astype(np.float32)
+    best = replace(best, zero_point=zero_point)
     w = split_groups(finite(weight, name), group_size, 0, name)  # (groups, group_size, N)
     steps = w / best.scale.astype(np.float64)[:, None]
     least = np.full(zero_point.shape, np.inf)
@@ -434,7 +435,7 @@ def matrix_layers(
 ) -> dict[str, Any]:
     """The Linears and Conv2ds of a model by name, without those in `skip` and what is below them.
 
-    ValueError where a name is unknown, no layer is left, or one can't be seen as a matrix.
+    ValueError where a name is unknown, no layer is left, or one is no matrix of finite numbers.
     """
     if not isinstance(model, Module):
         raise TypeError(f"{asked}: expected a Module, got {type(model).__name__}")
@@ -452,6 +453,7 @@ def matrix_layers(
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{asked}: there is no {wanted} in this model, or all are skipped")
     for name, layer in layers.items():
+        finite(layer.weight, f"{name}.weight")  # before the model runs, and warns
         if getattr(layer, "groups", 1) != 1:
             raise ValueError(
                 f"{asked}: {name} is a Conv2d of {layer.groups} groups, no single matrix: "
@@ -549,7 +551,7 @@ def scale_layers(
     inputs = gathered_inputs(model, layers, batches)
     names = {id(layer): name for name, layer in layers.items()}
     factors: dict[str, np.ndarray | None] = dict.fromkeys(inputs)
-    for source, takers in foldable(model, batches[0]):
+    for source, takers in reversed(foldable(model, batches[0])):  # columns settle before rows
         if all(id(layer) in names for layer in takers):
             known = [names[id(layer)] for layer in takers]
             wide = np.concatenate([layer.weight.data for layer in takers], axis=1)
