@@ -49,6 +49,15 @@ from tinytorch.optimization.integer import (
     rounding_doubling_high_multiply,
     rounding_right_shift,
 )
+from tinytorch.optimization.kernels import (
+    KERNELS,
+    PANEL,
+    add_tile,
+    int8_kernel,
+    pack_nibbles,
+    pack_panels,
+    sixteenfold,
+)
 from tinytorch.optimization.lowbit import (
     NF4,
     LowBitLinear,
@@ -118,7 +127,6 @@ from tinytorch.optimization.quantization import (
     quantize_model,
 )
 from tinytorch.optimization.static import (
-    SAME_GRID,
     DeQuantize,
     Quantize,
     QuantizedAvgPool2d,
@@ -133,8 +141,9 @@ from tinytorch.optimization.static import (
 
 __all__ = [
     "DYNAMIC",
+    "KERNELS",
     "NF4",
-    "SAME_GRID",
+    "PANEL",
     "ChosenGrid",
     "CompensatedLayer",
     "CompensationReport",
@@ -178,6 +187,7 @@ __all__ = [
     "QuantizedWeight",
     "Quantizer",
     "StaticQuantizedLinear",
+    "add_tile",
     "allocate_bits",
     "awq",
     "bias_correction",
@@ -204,6 +214,7 @@ __all__ = [
     "hessian_costs",
     "hessian_traces",
     "hqq",
+    "int8_kernel",
     "integer_matmul",
     "integer_model",
     "integer_parameters",
@@ -217,6 +228,8 @@ __all__ = [
     "output_snr",
     "pack_bits",
     "pack_int4",
+    "pack_nibbles",
+    "pack_panels",
     "packed_model",
     "pareto_curve",
     "power_of_two_levels",
@@ -241,6 +254,7 @@ __all__ = [
     "rounding_right_shift",
     "save_quantized",
     "sensitivity",
+    "sixteenfold",
     "smooth_quant",
     "split_outliers",
     "unpack_bits",
