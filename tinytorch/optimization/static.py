@@ -25,7 +25,7 @@ from tinytorch.core.autograd import nondifferentiable
 from tinytorch.core.layers import Linear, Module
 from tinytorch.core.spatial import AvgPool2d, Conv2d, MaxPool2d, conv2d
 from tinytorch.core.tensor import Tensor, op
-from tinytorch.optimization.integer import carried_matmul, exact_terms
+from tinytorch.optimization.integer import carried_matmul, exact_terms, require_room
 from tinytorch.optimization.observers import Fused, Grid, QConfig, fuse
 from tinytorch.optimization.qat import (
     ChosenGrid,
@@ -33,13 +33,13 @@ from tinytorch.optimization.qat import (
     FakeQuantizedLayer,
     by_channel,
     config_of,
+    marks_of,
 )
-from tinytorch.optimization.quantization import as_numbers, finite, replace_modules
+from tinytorch.optimization.quantization import finite, replace_modules
 from tinytorch.profiling.profiler import FLOPS
 
 # %% auto #0
 __all__ = [
-    "SAME_GRID",
     "DeQuantize",
     "Quantize",
     "QuantizedAvgPool2d",
@@ -56,16 +56,12 @@ __all__ = [
 # %% modules/31_static/static_dev.py #to-integers
 def to_integers(x: np.ndarray, chosen: ChosenGrid, name: str) -> np.ndarray:
     """clip(rint(x * float32(1 / scale)) + zero_point) in the grid's dtype; ValueError for NaN."""
-    scale, zero_point = (
-        by_channel(np.asarray(value, np.float32), x.ndim, chosen.axis)
-        for value in (chosen.scale, chosen.zero_point)
-    )
-    marks = np.multiply(x, np.float32(1) / scale, dtype=np.float32)
-    np.rint(marks, out=marks)
+    numbers, limits = x.astype(np.float32, copy=False), chosen.grid.limits
+    with np.errstate(over="ignore"):  # what becomes infinite is clipped
+        marks, _, _ = marks_of(numbers, chosen.scale, chosen.zero_point, *limits, chosen.axis)
     if not np.isfinite(marks).all():
         finite(x, name)  # says where
-    marks += zero_point
-    return np.clip(marks, *chosen.grid.limits, out=marks).astype(chosen.grid.dtype)
+    return np.clip(marks, *limits, out=marks).astype(chosen.grid.dtype)
 
 
 # %% modules/31_static/static_dev.py #quantized-tensor
@@ -83,7 +79,8 @@ class QuantizedTensor(Tensor):
     """Integers `q`, and the grid that says which numbers they stand for: (q - zero_point) * scale.
 
     It is a Tensor: `data`, and so every operation, sees the float32 numbers, computed when asked
-    for. What only moves elements (reshape, transpose, an index, ...) moves the integers.
+    for. What only moves elements (reshape, transpose, an index, ...) moves the integers. It can't
+    be written into, and `x += y` is `x = x + y`, a Tensor of floats.
 
     >>> x = QuantizedTensor(np.array([0, 10, 127], np.int8), ChosenGrid(Grid(), 0.5, 10))
     >>> x
@@ -104,11 +101,18 @@ class QuantizedTensor(Tensor):
     ndim = property(lambda self: self.q.ndim)
     size = property(lambda self: self.q.size)
     nbytes = property(lambda self: self.q.nbytes)
+    dtype = property(lambda self: np.dtype(np.float32))  # of the numbers
+    T = property(lambda self: self.permute())
 
     reshape, view, flatten = _moving("reshape"), _moving("view"), _moving("flatten")
     squeeze, unsqueeze, expand = _moving("squeeze"), _moving("unsqueeze"), _moving("expand")
     permute, swapaxes, transpose = _moving("permute"), _moving("swapaxes"), _moving("transpose")
     __getitem__ = _moving("__getitem__")
+    __iadd__, __isub__ = Tensor.__add__, Tensor.__sub__
+    __imul__, __itruediv__ = Tensor.__mul__, Tensor.__truediv__
+
+    def __setitem__(self, key, value):
+        raise TypeError("a QuantizedTensor can't be written into: take its dequantize()")
 
     @property
     def data(self) -> np.ndarray:  # type: ignore[override]
@@ -142,27 +146,29 @@ def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
 class OnGrid(Module):
     """Keeps a grid: scale and zero point are buffers, so that they are saved with the model."""
 
+    name: str  # what errors call it
     scale: Tensor
     zero_point: Tensor
 
     def keep_grid(self, chosen: ChosenGrid) -> None:
-        """Take over a grid; ValueError for one that 8 bits can't hold."""
+        """Take over a grid; ValueError for integers of more than 8 bits, and for many scales."""
         if chosen.grid.bits > 8:
-            raise ValueError(f"{type(self).__name__}: integers of 8 bits, got {chosen.grid}")
-        self.grid, self.axis = chosen.grid, chosen.axis
+            raise ValueError(f"{self.name}: expected at most 8 bits, got {chosen.grid}")
+        if np.ndim(chosen.scale):
+            got = np.size(chosen.scale)
+            raise ValueError(f"{self.name}: expected one scale for all channels, got {got}")
+        self.grid = chosen.grid
         self.register_buffer("scale", Tensor(chosen.scale, dtype=np.float64))
         self.register_buffer("zero_point", Tensor(chosen.zero_point, dtype=np.int32))
 
     @property
     def chosen(self) -> ChosenGrid:
         """The grid that is kept."""
-        numbers = as_numbers(self.scale.data, self.zero_point.data)
-        return ChosenGrid(self.grid, *numbers, self.axis)
+        return ChosenGrid(self.grid, self.scale.item(), self.zero_point.item())
 
     def _extra_repr(self) -> str:
-        scale, zero_point = as_numbers(self.scale.data, self.zero_point.data)
         bits = "" if self.grid.bits == 8 else f"bits={self.grid.bits}, "
-        return f"{bits}scale={scale:.4g}, zero_point={zero_point}"
+        return f"{bits}scale={self.scale.item():.4g}, zero_point={self.zero_point.item()}"
 
 
 # %% modules/31_static/static_dev.py #quantize
@@ -173,13 +179,15 @@ class Quantize(OnGrid):
     QuantizedTensor([ 1. , 63.5], dtype=int8, scale=0.5, zero_point=0)
     """
 
-    def __init__(self, chosen: ChosenGrid):
+    def __init__(self, chosen: ChosenGrid, name: str = "Quantize"):
+        self.name = name
         self.keep_grid(chosen)
 
     def forward(self, x: Tensor) -> QuantizedTensor:
         if isinstance(x, QuantizedTensor):
             return x
-        return QuantizedTensor(to_integers(x.data, self.chosen, "Quantize: x"), self.chosen)
+        chosen = self.chosen
+        return QuantizedTensor(to_integers(x.data, chosen, f"{self.name}: the input"), chosen)
 
 
 class DeQuantize(Module):
@@ -224,9 +232,9 @@ def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
 
 
 # %% modules/31_static/static_dev.py #ops
-for _op, _floats in ((linear_sums, "linear"), (conv2d_sums, "conv2d")):
-    nondifferentiable(_op)  # rounding has no slope
-    FLOPS[_op.__name__] = FLOPS[_floats]
+nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
+nondifferentiable(conv2d_sums)
+FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
 
 
 # %% modules/31_static/static_dev.py #requantized
@@ -258,7 +266,9 @@ class StaticLayer(OnGrid):
     comes as floats. With `relu`, results below 0 become 0.
     """
 
-    weight_axis: int
+    kind: Any  # the class of the float layer
+    weight_axis: int  # of the weight's output channels
+    result_axis: int  # where they are in the result
     q_weight: Tensor
     weight_scale: Tensor
     bias: Tensor | None
@@ -266,22 +276,35 @@ class StaticLayer(OnGrid):
     def __init__(
         self, layer: Any, grids: Mapping[str, ChosenGrid], relu: bool = False, name: str = ""
     ):
-        self.name, self.relu = name or type(self).__name__, relu
-        weight = grids["weight"]
+        self.name, self.relu, weight = name or type(self).__name__, relu, grids["weight"]
+        if type(layer) is not self.kind:
+            expected, got = self.kind.__name__, type(layer).__name__
+            raise TypeError(f"{self.name}: expected a {expected}, got {got}")
         if weight.grid.bits > 8 or np.any(weight.zero_point):
             raise ValueError(
                 f"{self.name}.weight needs a symmetric grid of at most 8 bits, got {weight.grid}"
             )
-        self.quantize = Quantize(grids["input"]) if "input" in grids else None
+        self.quantize = Quantize(grids["input"], self.name) if "input" in grids else None
         self.keep_grid(grids["activation"])
         q_weight = to_integers(layer.weight.data, weight, f"{self.name}.weight")
+        require_room(q_weight, np.zeros(1), self.weight_axis, self.name)
         self.register_buffer("q_weight", Tensor(q_weight, dtype=np.int8))
         self.register_buffer("weight_scale", Tensor(weight.scale))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+        bias = None if layer.bias is None else Tensor(finite(layer.bias, f"{self.name}.bias"))
+        self.register_buffer("bias", bias)
 
     def sums(self, x: QuantizedTensor) -> Tensor:
         """The products of integers, added up: int32."""
         raise NotImplementedError(f"{type(self).__name__} needs a method sums(x)")
+
+    def input_grid(self) -> Quantize:
+        """What quantises an input of floats; RuntimeError where its grid isn't known."""
+        if self.quantize is None:
+            raise RuntimeError(
+                f"{self.name}: the input is float and its grid isn't known: before convert, put a "
+                "FakeQuantize in front, or prepare and calibrate finish_qat(model)"
+            )
+        return self.quantize
 
     def forward(self, x: Tensor) -> QuantizedTensor:
         return static_forward(self, x)
@@ -289,25 +312,20 @@ class StaticLayer(OnGrid):
     def _extra_repr(self) -> str:
         scales = self.weight_scale.data
         kind = f"{scales.size} scales of the weight" if scales.ndim else "one scale of the weight"
-        return f"{super()._extra_repr()}, {kind}" + (", relu=True" if self.relu else "")
+        return f"{super()._extra_repr()}, {kind}, relu={self.relu}"
 
 
 # %% modules/31_static/static_dev.py #static-forward
 def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
     """What a quantised Linear or Conv2d does: quantise x if need be, add up, requantise."""
     if not isinstance(x, QuantizedTensor):
-        if layer.quantize is None:
-            raise RuntimeError(
-                f"{layer.name}: the input is float and its grid isn't known: "
-                "put a Quantize (a FakeQuantize, before convert) in front"
-            )
-        x = layer.quantize(x)
+        x = layer.input_grid()(x)
     sums, out = layer.sums(x).data, layer.chosen
-    channels = 1 if sums.ndim == 4 and isinstance(layer, QuantizedConv2d) else -1
     scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
-    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, channels)
+    scale = by_channel(scale, sums.ndim, layer.result_axis)
+    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
     lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
-    q = requantized(sums, by_channel(scale, sums.ndim, channels), bias, out, lowest)
+    q = requantized(sums, scale, bias, out, lowest)
     return QuantizedTensor(q, out)
 
 
@@ -321,12 +339,12 @@ class StaticQuantizedLinear(StaticLayer):
     >>> grids = {"weight": ChosenGrid(Grid(scheme="symmetric"), 0.01, 0)}
     >>> grids["input"] = grids["activation"] = ChosenGrid(Grid(), 0.5, 0)
     >>> StaticQuantizedLinear(Linear(4, 2), grids)
-    StaticQuantizedLinear(4, 2, scale=0.5, zero_point=0, one scale of the weight
+    StaticQuantizedLinear(4, 2, scale=0.5, zero_point=0, one scale of the weight, relu=False
       (quantize): Quantize(scale=0.5, zero_point=0)
     )
     """
 
-    weight_axis = 1
+    kind, weight_axis, result_axis = Linear, 1, -1
 
     def sums(self, x: QuantizedTensor) -> Tensor:
         if x.shape[-1:] != self.q_weight.shape[:1]:
@@ -347,7 +365,7 @@ class QuantizedConv2d(StaticLayer):
     (1, 8, 5, 5)
     """
 
-    weight_axis = 0
+    kind, weight_axis, result_axis = Conv2d, 0, 1
 
     def __init__(self, layer: Conv2d, *args: Any, **options: Any):
         super().__init__(layer, *args, **options)
@@ -358,8 +376,10 @@ class QuantizedConv2d(StaticLayer):
         return conv2d_sums(Tensor._wrap(x.q), self.q_weight, x_zero_point=x.zero_point, **self.how)
 
     def _extra_repr(self) -> str:
-        how = [f"{name}={value}" for name, value in self.how.items()]
-        return ", ".join([str(self.q_weight.shape), *how, super()._extra_repr()])
+        outputs, inputs, *kernel = self.q_weight.shape
+        sizes = f"{inputs * self.how['groups']}, {outputs}, kernel_size={tuple(kernel)}"
+        how = [f"{name}={value!r}" for name, value in self.how.items()]
+        return ", ".join([sizes, *how, super()._extra_repr()])
 
 
 # %% modules/31_static/static_dev.py #quantized-relu
@@ -419,10 +439,11 @@ def products(a: QuantizedTensor, b: QuantizedTensor) -> np.ndarray:
 SHARES = ChosenGrid(Grid(), 1 / 255, -128)  # what lies between 0 and 1 needs no calibration
 
 
-def integer_attention(q, k, v, mask=None, is_causal=False, dropout=None, block_size=None) -> Tensor:
+def integer_attention(q, k, v, mask=None, is_causal=False, **options) -> Tensor:
     """Attention whose two products multiply integers; the softmax between them is float.
 
-    The weights, from 0 to 1, go on a fixed grid of steps of 1/255.
+    The weights, from 0 to 1, go on a fixed grid of steps of 1/255. No `options`: there is no
+    dropout in eval mode, and no block_size.
     """
     scores = products(q, k.swapaxes(-1, -2)) * np.float32(checked_scale(q, k, None))
     if mask is not None:
@@ -435,14 +456,24 @@ def integer_attention(q, k, v, mask=None, is_causal=False, dropout=None, block_s
 
 
 # %% modules/31_static/static_dev.py #attention-layers
+def watched(observer: Any, x: Tensor, name: str) -> Tensor:
+    """x, after the observer has seen it; its errors name the layer."""
+    try:
+        observer.observe(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return x
+
+
 class ObservedAttention(MultiHeadAttention):
     """Attention whose queries, keys and values are watched on their way into the products."""
 
+    name: str
     observers: list[Any]
 
     def attend(self, q, k, v, mask, is_causal, dropout, block_size):
         for observer, x in zip(self.observers, (q, k, v), strict=True):
-            observer.observe(x)
+            watched(observer, x, f"{self.name}'s attention")
         return attention_of_heads(q, k, v, mask, is_causal, dropout, block_size)
 
 
@@ -466,6 +497,12 @@ def turned_into(kind: type, module: Module, **more: Any) -> Any:
     return new
 
 
+def with_replaced(model: Module, replaced: Mapping[int, Any]) -> Any:
+    """The model with modules replaced (by id), or what replaces the model itself."""
+    replace_modules(model, replaced)
+    return replaced.get(id(model), model)
+
+
 # %% modules/31_static/static_dev.py #observed
 class Observed(Module):
     """A layer that computes as before, with observers of what it gets and of what it gives.
@@ -473,39 +510,74 @@ class Observed(Module):
     What it gets may come from a part that stays float, and then needs a grid too.
     """
 
-    def __init__(self, layer: Module, config: QConfig):
-        self.layer, self.config = layer, config
+    def __init__(self, layer: Any, config: QConfig, name: str):
+        self.layer, self.config, self.name = layer, config, name
         self.input_observer, self.output_observer = config.activation(), config.activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output_observer(self.layer(self.input_observer(x)))
+        y = self.layer(watched(self.input_observer, x, f"{self.name}.input"))
+        return watched(self.output_observer, y, self.name)
 
     def _extra_repr(self) -> str:
         return f"output={self.output_observer!r}"
 
 
-# %% modules/31_static/static_dev.py #prepare-parts
-CONVERTED: dict[type, Any] = {Linear: StaticQuantizedLinear, Conv2d: QuantizedConv2d}
-PREPARED = (Observed, ObservedAttention, FakeQuantizedLayer, StaticLayer)
+def observed_attention(part: MultiHeadAttention, config: QConfig, name: str) -> ObservedAttention:
+    """The same attention, watched."""
+    observers = [config.activation() for _ in "qkv"]
+    return turned_into(ObservedAttention, part, observers=observers, name=name)
+
+
+# %% modules/31_static/static_dev.py #check-prepared
+LAYERS: dict[type, Any] = {Linear: StaticQuantizedLinear, Conv2d: QuantizedConv2d}
+WATCHED = (Observed, ObservedAttention, FakeQuantizedLayer)
 DEFAULT = QConfig()
 
 
 def check_prepared(model: Any, qconfig: Any) -> None:
-    """An error for what can't be prepared: no Module, one prepared before, unknown names, types."""
+    """An error for what can't be prepared, and for names, types and values it doesn't know."""
     if not isinstance(model, Module):
         raise TypeError(f"prepare: expected a Module, got {type(model).__name__}")
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        if isinstance(module, PREPARED):
+        if isinstance(module, (*WATCHED, StaticLayer)):
             raise ValueError(f"prepare: {name or 'the model'} was prepared before")
-    for key in qconfig if isinstance(qconfig, Mapping) else ():
-        if isinstance(key, type) and key not in (*CONVERTED, Fused, MultiHeadAttention):
+    table = qconfig if isinstance(qconfig, Mapping) else {"": qconfig}
+    for key, config in table.items():
+        if config is not None and not isinstance(config, QConfig):
+            raise TypeError(f"prepare: expected a QConfig or None, got {config!r} for {key!r}")
+        if isinstance(key, str):
+            known = not key or any(f"{m}.".startswith(f"{key}.") for m in modules)
+        else:
+            known = key in (*LAYERS, MultiHeadAttention)
+        if not known:
             raise ValueError(
-                f"prepare: {key.__name__} can't be quantised: "
-                "Linear, Conv2d, Fused and MultiHeadAttention can"
+                f"prepare: qconfig has {key!r}: it takes Linear, Conv2d, MultiHeadAttention, and "
+                f"names, which are {list(modules)}"
             )
-        if isinstance(key, str) and key and not any(f"{m}.".startswith(f"{key}.") for m in modules):
-            raise ValueError(f"prepare: qconfig names {key!r}, the model has {list(modules)}")
+
+
+# %% modules/31_static/static_dev.py #to-watch
+def to_watch(
+    model: Module, table: Mapping[Any, QConfig | None]
+) -> list[tuple[str, Any, QConfig]]:
+    """(name, part, config) of each Linear, Conv2d, Fused and MultiHeadAttention to be quantised.
+
+    A Fused stands for the layer within. Attention in blocks is left out.
+
+    >>> [name for name, _, _ in to_watch(Fused(Linear(1, 1)), {"": QConfig()})]
+    ['']
+    """
+    found, seen = [], set()
+    for name, part in model.named_modules():
+        layer = part.layer if type(part) is Fused else part
+        config = config_of(name, layer, table)
+        blocked = getattr(layer, "block_size", None) is not None
+        kinds = (*LAYERS, MultiHeadAttention)
+        if type(layer) in kinds and id(layer) not in seen and config is not None and not blocked:
+            found.append((name, part, config))
+        seen.add(id(layer))
+    return found
 
 
 # %% modules/31_static/static_dev.py #prepare
@@ -529,66 +601,88 @@ def prepare(
     check_prepared(model, qconfig)
     model = copy.deepcopy(model).eval() if example is None else fuse(model, example)
     table = {"": DEFAULT, **qconfig} if isinstance(qconfig, Mapping) else {"": qconfig}
-    configs = {
-        id(part): (part, config)
-        for name, part in model.named_modules()
-        if (config := config_of(name, part.layer if type(part) is Fused else part, table))
-    }
-    within = {id(part.layer) for part, _ in configs.values() if type(part) is Fused}
-    layers = {
-        key: Observed(part, config)
-        for key, (part, config) in configs.items()
-        if key not in within and type(part) in (Fused, *CONVERTED)
-    }
-    replace_modules(model, layers)
-    attentions = {
-        key: turned_into(ObservedAttention, part, observers=[config.activation() for _ in "qkv"])
-        for key, (part, config) in configs.items()
-        if type(part) is MultiHeadAttention and part.block_size is None
-    }
-    replace_modules(model, attentions)
-    return {**layers, **attentions}.get(id(model), model)
+    parts = to_watch(model, table)
+    if not parts:
+        raise ValueError(
+            "prepare: nothing to quantise: there is no Linear, Conv2d or MultiHeadAttention that "
+            "qconfig doesn't leave float"
+        )
+    attentions = [found for found in parts if isinstance(found[1], MultiHeadAttention)]
+    layers = [found for found in parts if not isinstance(found[1], MultiHeadAttention)]
+    for wrap, chosen in ((Observed, layers), (observed_attention, attentions)):
+        replaced = {id(part): wrap(part, config, name) for name, part, config in chosen}
+        model = with_replaced(model, replaced)
+    return model
 
 
 # %% modules/31_static/static_dev.py #chosen-by
-def chosen_by(observer: Any, name: str) -> ChosenGrid:
-    """The grid that an observer chose; RuntimeError where it saw nothing."""
-    if not observer.count:
+def require_seen(seen: Any, name: str) -> None:
+    """RuntimeError where a layer saw no data."""
+    if not seen:
         raise RuntimeError(
             f"convert: {name} is not calibrated: run the prepared model on data before"
         )
+
+
+def chosen_by(observer: Any, name: str) -> ChosenGrid:
+    """The grid that an observer chose; RuntimeError where it saw nothing."""
+    require_seen(observer.count, name)
     scale, zero_point = observer.calculate_qparams()
     return ChosenGrid(observer.grid, scale, zero_point, getattr(observer, "axis", None))
 
 
-# %% modules/31_static/static_dev.py #converted-layer
-def converted_layer(name: str, part: Observed | FakeQuantizedLayer) -> StaticLayer:
+# %% modules/31_static/static_dev.py #observed-grids
+def observed_grids(part: Observed, name: str) -> dict[str, ChosenGrid]:
+    """The grids of an observed layer: of its "input", its "weight" and its "activation"."""
+    layer = part.layer.layer if isinstance(part.layer, Fused) else part.layer
+    observer = part.config.weight(axis=LAYERS[type(layer)].weight_axis)
+    observer.observe(finite(layer.weight, f"{name}.weight"))
+    return {
+        "input": chosen_by(part.input_observer, f"{name}.input"),
+        "weight": chosen_by(observer, f"{name}.weight"),
+        "activation": chosen_by(part.output_observer, name),
+    }
+
+
+# %% modules/31_static/static_dev.py #converted-parts
+def converted_layer(part: Observed | FakeQuantizedLayer, name: str) -> StaticLayer:
     """The layer on integers that an observed layer, or one trained by QAT, becomes."""
     plain: Any
     if isinstance(part, Observed):
-        plain, grids = part.layer, {"input": chosen_by(part.input_observer, f"{name}.input")}
-        grids["activation"] = chosen_by(part.output_observer, name)
+        plain, grids = part.layer, observed_grids(part, name)
     else:
+        require_seen(part.output_rounder.known, name)
         plain, grids = part.plain(), part.grids
     layer = plain.layer if isinstance(plain, Fused) else plain
-    kind = CONVERTED[type(layer)]
-    if isinstance(part, Observed):
-        observer = part.config.weight(axis=kind.weight_axis)
-        observer.observe(layer.weight)
-        grids["weight"] = chosen_by(observer, f"{name}.weight")
-    return kind(layer, grids, isinstance(plain, Fused), name)
+    return LAYERS[type(layer)](layer, grids, isinstance(plain, Fused), name)
+
+
+def converted_attention(part: ObservedAttention, name: str) -> QuantizedAttention:
+    """The attention on integers that an observed one becomes."""
+    name = f"{name}'s attention"
+    grids = [Quantize(chosen_by(observer, name), name) for observer in part.observers]
+    new = turned_into(QuantizedAttention, part, grids=grids)
+    del new.observers
+    return new
+
+
+CONVERTED_FIRST: dict[type, Any] = {Observed: converted_layer, FakeQuantizedLayer: converted_layer}
+CONVERTED: dict[type, Any] = {
+    ObservedAttention: converted_attention,
+    FakeQuantize: lambda part, name: Quantize(part.chosen, name),
+    ReLU: lambda part, name: QuantizedReLU(),
+    MaxPool2d: lambda part, name: turned_into(QuantizedMaxPool2d, part),
+    AvgPool2d: lambda part, name: turned_into(QuantizedAvgPool2d, part),
+}
 
 
 # %% modules/31_static/static_dev.py #convert
-SAME_GRID = {MaxPool2d: QuantizedMaxPool2d, AvgPool2d: QuantizedAvgPool2d}
-
-
 def convert(model: Module) -> Module:
     """A copy of a prepared and calibrated model (or of one of `prepare_qat`) on integers.
 
     Layers give QuantizedTensors and take them; what comes as floats they quantise, and what has no
-    integer version (LayerNorm, a sum, softmax) sees floats. Raises RuntimeError for a layer
-    that saw no data, ValueError for a model without prepared layers.
+    integer version (LayerNorm, a sum, softmax) sees floats. Raises RuntimeError for a layer that
+    saw no data, ValueError for a model without prepared layers.
 
     >>> from tinytorch.nn import Sequential
     >>> x = Tensor([[1.0, 2.0, 3.0, 4.0]])
@@ -599,33 +693,14 @@ def convert(model: Module) -> Module:
     """
     if not isinstance(model, Module):
         raise TypeError(f"convert: expected a Module, got {type(model).__name__}")
-    model = copy.deepcopy(model).eval()
-    replaced: dict[int, Any] = {}
-    for name, part in model.named_modules():
-        if isinstance(part, (Observed, FakeQuantizedLayer)):
-            replaced[id(part)] = converted_layer(name or "the layer", part)
-        elif isinstance(part, FakeQuantize):
-            replaced[id(part)] = Quantize(part.chosen)
-        elif type(part) is ReLU:
-            replaced[id(part)] = QuantizedReLU()
-        elif type(part) in SAME_GRID:
-            replaced[id(part)] = turned_into(SAME_GRID[type(part)], part)
-    if not any(isinstance(part, StaticLayer) for part in replaced.values()):
+    if not any(isinstance(part, WATCHED) for part in model.modules()):
         raise ValueError("convert: no layer is prepared: call prepare or prepare_qat before")
-    replace_modules(model, replaced)
-    attentions = {
-        id(part): quantized_attention(name, part)
-        for name, part in model.named_modules()
-        if isinstance(part, ObservedAttention)
-    }
-    replace_modules(model, attentions)
-    return {**replaced, **attentions}.get(id(model), model)
-
-
-# %% modules/31_static/static_dev.py #quantized-attention
-def quantized_attention(name: str, part: ObservedAttention) -> QuantizedAttention:
-    """The attention on integers that an observed one becomes."""
-    grids = [chosen_by(observer, f"{name}'s attention") for observer in part.observers]
-    new = turned_into(QuantizedAttention, part, grids=[Quantize(chosen) for chosen in grids])
-    del new.observers
-    return new
+    model = copy.deepcopy(model).eval()
+    for table in (CONVERTED_FIRST, CONVERTED):
+        replaced = {
+            id(part): table[type(part)](part, name or "the model")
+            for name, part in model.named_modules()
+            if type(part) in table
+        }
+        model = with_replaced(model, replaced)
+    return model
