@@ -58,6 +58,7 @@ from tinytorch.optimization.integer import (
     IntegerModel,
     IntegerReLU,
 )
+from tinytorch.optimization.kernels import Int8Linear, WeightOnlyLinear
 from tinytorch.optimization.lowbit import LowBitLinear
 from tinytorch.optimization.observers import Fused
 from tinytorch.optimization.qat import FakeQuantize, FakeQuantizedLayer
@@ -111,6 +112,7 @@ __all__ = [
     "GroupNorm",
     "HuberLoss",
     "Identity",
+    "Int8Linear",
     "Int8Weight",
     "IntegerAvgPool2d",
     "IntegerConv2d",
@@ -156,4 +158,5 @@ __all__ = [
     "TransformerBlock",
     "TransformerEncoder",
     "Upsample",
+    "WeightOnlyLinear",
 ]
