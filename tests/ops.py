@@ -20,7 +20,7 @@ import tinytorch
 from tinytorch.core import activations, attention, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.models import transformer
-from tinytorch.optimization import qat, quantization
+from tinytorch.optimization import qat, quantization, static
 from tinytorch.text import embeddings
 
 
@@ -551,6 +551,26 @@ def integers() -> Iterator[Sample]:
 
     params = {"scale": 0.5, "x_zero_point": 3, "weight_zero_point": -2}
     yield constant(quantization.int8_linear, (x, weight), formula, None, params)
+    yield from integer_sums()
+
+
+def integer_sums() -> Iterator[Sample]:
+    """Of int8: less the zero point, times the weight."""
+
+    def rows(x, weight, x_zero_point):
+        return (x.astype(int) - x_zero_point) @ weight.astype(int)
+
+    def images(x, weight, x_zero_point, **how):
+        return correlated(x.astype(int) - x_zero_point, weight.astype(int), **how)
+
+    shift = {"x_zero_point": -5}
+    for shape in ((4, 3), (2, 1, 3)):
+        x, weight = (random.integers(-128, 128, s).astype(np.int8) for s in (shape, (3, 2)))
+        yield constant(static.linear_sums, (x, weight), rows, None, shift)
+    for how in ({}, {"stride": 2, "padding": 1}, {"groups": 2}):
+        shapes = (2, 4, 5, 4), (2, 4 // how.get("groups", 1), 3, 2)
+        x, weight = (random.integers(-128, 128, s).astype(np.int8) for s in shapes)
+        yield constant(static.conv2d_sums, (x, weight), images, None, {**shift, **how})
 
 
 def rounded() -> Iterator[Sample]:
