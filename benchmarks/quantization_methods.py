@@ -22,68 +22,78 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from quantization_models import NETWORKS, Network
+from quantization_models import NETWORKS, Examples, Network, loss_fn
 from tqdm import tqdm
 
 from tinytorch import (
+    LowBitLinear,
     MinMaxObserver,
     QConfig,
-    Tensor,
+    allocate_bits,
     convert,
     data_folder,
     finish_qat,
+    layer_bytes,
     nn,
     no_grad,
     prepare,
     prepare_qat,
     qat_config,
+    quantize_dynamic,
     quantize_weights,
+    sensitivity,
 )
 
 LIMIT = 0.003  # of accuracy, for methods in INT8
 INT8 = ("dynamic INT8", "static INT8 per tensor", "static INT8 per channel")
-CALIBRATION = 512  # examples
 
 Train = Callable[[nn.Module], nn.Module]
 
 
-def unchanged(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+def unchanged(model: nn.Module, examples: Examples, train: Train) -> nn.Module:
     return model
 
 
-def static_by_tensor(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
-    def observer(axis: int) -> MinMaxObserver:
-        return MinMaxObserver(scheme="symmetric")
-
-    return static(model, calibration, QConfig(weight=observer))
+def dynamic(model: nn.Module, examples: Examples, train: Train) -> nn.Module:
+    return quantize_dynamic(model, {nn.Linear, nn.LSTM, nn.Embedding})
 
 
-def static_by_channel(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
-    return static(model, calibration, QConfig())
+def whole(axis: int) -> MinMaxObserver:
+    """Makes observers that see a weight as a whole, whatever its axis of channels is."""
+    return MinMaxObserver(scheme="symmetric")
 
 
-def static(model: nn.Module, calibration: Tensor, config: QConfig) -> nn.Module:
-    """Linear, Conv2d and attention."""
-    prepared = prepare(model, config, calibration)
+PER_CHANNEL, PER_TENSOR = QConfig(), QConfig(weight=whole)
+
+
+def static(
+    model: nn.Module, examples: Examples, train: Train, config: QConfig = PER_CHANNEL
+) -> nn.Module:
+    """Linear, Conv2d and attention; what has no static version becomes dynamic."""
+    prepared = prepare(model, config, examples.inputs)
     with no_grad():
-        prepared(calibration)
-    return convert(prepared)
+        prepared(examples.inputs)
+    return quantize_dynamic(convert(prepared), {nn.LSTM, nn.Embedding})
 
 
-def quantization_aware(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+def quantization_aware(model: nn.Module, examples: Examples, train: Train) -> nn.Module:
     """Trained on for a fifth of the time at a tenth of the rate, rounded to INT8 all the while."""
-    aware = finish_qat(train(prepare_qat(model, qat_config(), calibration)))
-    return static(aware, calibration, QConfig())
+    aware = finish_qat(train(prepare_qat(model, qat_config(), examples.inputs)))
+    return static(aware, examples, train)
 
 
-def groups_of_four_bits(model: nn.Module, calibration: Tensor, train: Train) -> nn.Module:
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
+
+
+def groups_of_four_bits(model: nn.Module, examples: Examples, train: Train) -> nn.Module:
     """Groups of 32, or of the next smaller number that divides a layer's inputs."""
     groups = {
         name: next(size for size in range(32, 0, -1) if layer.in_features % size == 0)
-        for name, layer in model.named_modules()
-        if type(layer) is nn.Linear
+        for name, layer in linears(model).items()
     }
     for size in set(groups.values()):
         others = [name for name, group in groups.items() if group != size]
@@ -91,12 +101,29 @@ def groups_of_four_bits(model: nn.Module, calibration: Tensor, train: Train) -> 
     return model
 
 
-METHODS: dict[str, Callable[[nn.Module, Tensor, Train], nn.Module]] = {
+def mixed(model: nn.Module, examples: Examples, train: Train) -> nn.Module:
+    """Each Linear has 2, 3, 4 or 8 bits, 3.5 on average, as the loss wants it; the rest is INT8."""
+    names = linears(model)
+    rises, sizes = sensitivity(model, loss_fn, [examples], progress=False), layer_bytes(model)
+    costs, sizes = {name: rises[name] for name in names}, {name: sizes[name] for name in names}
+    budget = sum(row[3] + row[4] for row in sizes.values()) // 2
+    chosen = allocate_bits(costs, sizes, budget)
+    for bits in set(chosen.values()):
+        others = [name for name in names if chosen[name] != bits]
+        quantize_weights(model, bits=bits, group_size=None, skip=others)
+    if any(type(layer) is nn.Conv2d for layer in model.modules()):
+        return static(model, examples, train)
+    return quantize_dynamic(model, {nn.LSTM, nn.Embedding})
+
+
+METHODS: dict[str, Callable[[nn.Module, Examples, Train], nn.Module]] = {
     "FP32": unchanged,
-    "static INT8 per tensor": static_by_tensor,
-    "static INT8 per channel": static_by_channel,
+    "dynamic INT8": dynamic,
+    "static INT8 per tensor": partial(static, config=PER_TENSOR),
+    "static INT8 per channel": static,
     "QAT INT8": quantization_aware,
     "INT4-g32": groups_of_four_bits,
+    "mixed": mixed,
 }
 
 
@@ -125,20 +152,23 @@ def held_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
-def weights_in_floats(model: nn.Module) -> str:
-    """The types of the layers that keep float matrices, with their bytes."""
-    sizes: Counter[str] = Counter()
+def notes(model: nn.Module) -> str:
+    """The bits of packed Linears, and the types of layers whose matrices are floats."""
     modules = dict(model.named_modules())
+    bits = {layer.bits for layer in modules.values() if isinstance(layer, LowBitLinear)}
+    sizes: Counter[str] = Counter()
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             sizes[type(modules[name.rpartition(".")[0]]).__name__] += weight.nbytes
-    return ", ".join(f"{kind} {size / 1000:,.0f} kB" for kind, size in sizes.items())
+    words = [f"Linear of {', '.join(map(str, sorted(bits)))} bits"] if bits else []
+    words += [f"{kind} FP32 ({size / 1000:,.0f} kB)" for kind, size in sizes.items()]
+    return "; ".join(words)
 
 
 def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> list[Row]:
     """All methods on one network."""
     effort, step = (1 / 3, 3) if chosen.quick else (1.0, 1)
-    calibration, batch = network.examples(CALIBRATION), network.examples(network.timed)
+    examples, batch = network.examples(network.few), network.examples(network.timed).inputs
     rows = {method: Row(network.name, method) for method in chosen.methods}
     calls: dict[str, Callable] = {}
     for seed in range(1 if chosen.quick else network.seeds):
@@ -152,14 +182,14 @@ def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> lis
         for method, row in rows.items():
             progress.set_description(f"{network.name}, seed {seed}: {method}")
             try:
-                model = METHODS[method](copy.deepcopy(trained), calibration, train).eval()
+                model = METHODS[method](copy.deepcopy(trained), examples, train).eval()
                 accuracy, loss = network.evaluate(model, step)
             except ValueError as error:  # the network has what the method can't quantise
                 row.note = str(error)
             else:
                 row.accuracies.append(accuracy)
                 row.losses.append(loss)
-                row.bytes, row.note = held_bytes(model), weights_in_floats(model)
+                row.bytes, row.note = held_bytes(model), notes(model)
                 calls.setdefault(method, lambda model=model: model(batch))
             progress.update()
     with no_grad():
@@ -189,7 +219,7 @@ def markdown(network: Network, rows: list[Row]) -> str:
         f"**{network.name}** ({start.bytes:,} bytes in FP32; accuracy: share of right "
         f"{'next characters' if network.writes else 'answers'}; seeds: {len(start.accuracies)})\n",
         f"| | accuracy | lost, points | {'perplexity | ' * network.writes}bytes | of FP32 "
-        f"| ms, batch {network.timed} | times FP32 | weights still in FP32 |",
+        f"| ms, batch {network.timed} | times FP32 | weights not in INT8 |",
         "|---" * (8 + network.writes) + "|",
     ]
     for row in rows:
@@ -228,8 +258,9 @@ def plot(rows: list[Row], path: Path) -> None:
             for row in sorted(points, key=lambda row: row.bytes)
             if all(row.accuracy > other.accuracy for other in points if other.bytes < row.bytes)
         ]
-        line = [row.bytes / start.bytes for row in best], [row.accuracy for row in best]
-        axes.step(*line, "k-", where="post", linewidth=0.7)
+        line = [(row.bytes / start.bytes, row.accuracy) for row in best]
+        line.append((1.1, best[-1].accuracy))
+        axes.step(*zip(*line, strict=True), "k-", where="post", linewidth=0.7)
         axes.axhline(start.accuracy - LIMIT, color="k", linestyle=":", linewidth=0.7)
         lowest, highest = (pick(row.accuracy for row in points) for pick in (min, max))
         axes.set(title=network, xlabel=f"share of {start.bytes:,} bytes", xlim=(0, 1.1))
@@ -259,14 +290,13 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    chosen = arguments()
+    chosen, facts = arguments(), machine()
     networks = [NETWORKS[name] for name in chosen.models]
     seeds = len(networks) if chosen.quick else sum(network.seeds for network in networks)
     rows = []
     with tqdm(total=seeds * (1 + len(chosen.methods)), file=sys.stderr) as progress:
         for network in networks:
             rows += measure(network, chosen, progress)
-    facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     for network in networks:
         print("\n" + markdown(network, [row for row in rows if row.network == network.name]))

@@ -50,6 +50,13 @@ class Data(NamedTuple):
     test_targets: Tensor
 
 
+class Examples(NamedTuple):
+    """A few of the inputs, and their targets."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
 def mnist() -> Data:
     train, test = MNIST(), MNIST(train=False)
     return Data(train.images, train.labels, test.images, test.labels)
@@ -139,6 +146,7 @@ class Network:
     batch_size: int
     rate: float  # the highest learning rate of the cycle
     seeds: int  # how many times it is trained
+    few: int  # examples to calibrate on
     timed: int  # examples in the batch whose time is taken
 
     @cached_property
@@ -150,9 +158,10 @@ class Network:
         """Is there a target at each place of an input?"""
         return self.data.targets.ndim > 1
 
-    def examples(self, count: int) -> Tensor:
-        """Training inputs from all over the set."""
-        return self.data.inputs[:: len(self.data.inputs) // count][:count]
+    def examples(self, count: int) -> Examples:
+        """Training examples from all over the set."""
+        step = len(self.data.inputs) // count
+        return Examples(*(part[::step][:count] for part in self.data[:2]))
 
     def fit(self, model: nn.Module, epochs: float, rate: float, seed: int) -> nn.Module:
         """Train by AdamW in one cycle of rates; 0.2 epochs are one pass over every 5th example."""
@@ -169,7 +178,7 @@ class Network:
     def recipe(self, effort: float) -> str:
         """A name for how the weights come about; another one once that has changed."""
         sources = [inspect.getsource(part) for part in (self.build, self.load, Network.fit)]
-        numbers = effort * self.epochs, self.batch_size, self.rate
+        numbers = float(effort * self.epochs), self.batch_size, self.rate
         return f"{self.build.__name__}-{zlib.crc32(repr((sources, numbers)).encode()):08x}"
 
     def trained(self, folder: Path, seed: int, effort: float) -> nn.Module:
@@ -200,8 +209,8 @@ class Network:
 
 
 NETWORKS = {
-    "mlp": Network("MLP, MNIST", mlp, mnist, 5, 64, 2e-3, seeds=3, timed=64),
-    "cnn": Network("CNN, MNIST", cnn, mnist, 1, 64, 4e-3, seeds=1, timed=32),
-    "lstm": Network("LSTM, film reviews", ReviewLSTM, reviews, 3, 32, 4e-3, seeds=3, timed=16),
-    "gpt": Network("GPT, Shakespeare", gpt, shakespeare, 1, 16, 3e-3, seeds=1, timed=4),
+    "mlp": Network("MLP, MNIST", mlp, mnist, 5, 64, 2e-3, seeds=3, few=2048, timed=64),
+    "cnn": Network("CNN, MNIST", cnn, mnist, 1, 64, 4e-3, seeds=1, few=2048, timed=32),
+    "lstm": Network("LSTM, reviews", ReviewLSTM, reviews, 3, 32, 4e-3, seeds=3, few=2048, timed=16),
+    "gpt": Network("GPT, Shakespeare", gpt, shakespeare, 1, 16, 3e-3, seeds=1, few=128, timed=4),
 }
