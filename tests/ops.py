@@ -20,7 +20,7 @@ import tinytorch
 from tinytorch.core import activations, attention, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.models import transformer
-from tinytorch.optimization import qat, quantization, static
+from tinytorch.optimization import dynamic, qat, quantization, static
 from tinytorch.text import embeddings
 
 
@@ -106,6 +106,7 @@ def samples() -> Iterator[Sample]:
     yield from of_sequences()
     yield from integers()
     yield from rounded()
+    yield from rounded_on_the_way()
     yield from of_texts()
     yield from of_transformers()
 
@@ -592,6 +593,22 @@ def rounded() -> Iterator[Sample]:
     scale, zero_point = np.array([0.25, 0.5, 0.125]), np.array([0.0, -1.0, 2.0])
     params = {**limits, "axis": 1, "grad_factor": 0.5}
     yield Sample(qat.fake_quantize, (A, scale, zero_point), formula, None, params)
+
+
+def rounded_on_the_way() -> Iterator[Sample]:
+    """Rows from -100/16 to 155/16: a step of 1/16 by any grid, so that float32 rounds nothing."""
+
+    def formula(x, weight, scale, per="tensor"):
+        step = 1 / 16
+        return (np.rint(x / step) * step) @ (weight * scale)
+
+    weight = random.integers(-127, 128, (5, 2)).astype(np.int8)
+    scale = np.array([0.5, 0.25], np.float32)
+    for shape in ((4, 5), (5,), (2, 3, 5), (0, 5)):
+        x = (random.integers(-400, 621, shape) / 64).astype(np.float32)
+        x[..., :2] = -100 / 16, 155 / 16
+        for per in ("tensor", "row"):
+            yield constant(dynamic.dynamic_matmul, (x, weight, scale), formula, None, {"per": per})
 
 
 def of_texts() -> Iterator[Sample]:
