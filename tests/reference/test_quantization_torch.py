@@ -6,6 +6,7 @@ bits have files of their own (22 to 24); here are the inputs that those leave ou
 """
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ from quantized_peers import (
     pytorch,
 )
 
+import tinytorch
 from tinytorch.core.autograd import grad
-from tinytorch.core.layers import Linear
+from tinytorch.core.layers import Identity, Linear
+from tinytorch.core.losses import CrossEntropyLoss
+from tinytorch.core.optimizers import Adam
 from tinytorch.core.recurrent import LSTM
-from tinytorch.core.spatial import AvgPool2d, Conv2d, MaxPool2d
+from tinytorch.core.spatial import Conv2d
 from tinytorch.core.tensor import Tensor, manual_seed
 from tinytorch.optimization.dynamic import (
     DynamicQuantizedLinear,
@@ -31,11 +35,12 @@ from tinytorch.optimization.dynamic import (
     QuantizedLSTM,
     grid_of,
 )
-from tinytorch.optimization.integer import IntegerConv2d, IntegerLinear, requantize
+from tinytorch.optimization.integer import IntegerConv2d, IntegerLinear, integer_model
 from tinytorch.optimization.observers import (
     Grid,
     MinMaxObserver,
     PerChannelMinMaxObserver,
+    QConfig,
 )
 from tinytorch.optimization.qat import ChosenGrid, fake_quantize
 from tinytorch.optimization.static import (
@@ -45,9 +50,11 @@ from tinytorch.optimization.static import (
     QuantizedMaxPool2d,
     QuantizedReLU,
     QuantizedTensor,
+    StaticLayer,
     StaticQuantizedLinear,
+    convert,
     linear_sums,
-    requantized,
+    prepare,
     to_integers,
 )
 from tinytorch.text.embeddings import Embedding
@@ -298,3 +305,263 @@ def test_pools_and_relu(torch, how, zero_point):
     with engine("qnnpack"):
         mean = torch.nn.functional.avg_pool2d(theirs, *how)
     np.testing.assert_array_equal(QuantizedAvgPool2d(*how)(x).q, integers_of(mean))
+
+
+# --- models ---
+def mlp(nn):
+    layers = [nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(32, 10))
+
+
+def cnn(nn):
+    first = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(64, 10))
+
+
+FUSED = {mlp: [["1", "2"], ["3", "4"]], cnn: [["0", "1", "2"], ["4", "5", "6"]]}
+every_model = pytest.mark.parametrize("make", FUSED)
+
+
+def trained(make):
+    """A model after a few steps on Digits, and the images."""
+    with np.load(Path(tinytorch.__file__).parent / "data" / "digits.npz") as file:
+        images, labels = file["images"][:, None].astype(np.float32) / 16, file["labels"]
+    model = make(tinytorch.nn)
+    optimizer, loss = Adam(model.parameters(), lr=0.02), CrossEntropyLoss()
+    for start in range(0, 1024, 64):
+        part = slice(start, start + 64)
+        optimizer.zero_grad()
+        loss(model(Tensor(images[part])), Tensor(labels[part], dtype=int)).backward()
+        optimizer.step()
+    return model.eval(), images
+
+
+def recipe():
+    kind = partial(PerChannelMinMaxObserver, scheme="symmetric", reduce_range=fbgemm_saturates())
+    return QConfig(MinMaxObserver, kind)
+
+
+def converted(model, images):
+    """Our model on integers, calibrated on the images, without the places of fused layers."""
+    prepared = prepare(model, recipe(), example=Tensor(images[:2]))
+    prepared(Tensor(images))
+    return [layer for layer in convert(prepared) if not isinstance(layer, Identity)]
+
+
+def converted_by_pytorch(make, model, images):
+    """The same by PyTorch, from the same weights; its first layer quantises."""
+    torch = pytorch()
+    ao, other = torch.ao.quantization, make(torch.nn).eval()
+    state = {
+        name: torch.tensor(tensor.data.T.copy() if tensor.ndim == 2 else tensor.data)
+        for name, tensor in model.state_dict().items()
+    }
+    other.load_state_dict(state, strict=False)  # ours counts no batches
+    other = torch.nn.Sequential(ao.QuantStub(), *ao.fuse_modules(other, FUSED[make]))
+    lowest, highest = recipe().weight(axis=0).grid.limits
+    weight = ao.PerChannelMinMaxObserver.with_args(
+        **dict(dtype=torch.qint8, qscheme=torch.per_channel_symmetric),
+        **dict(quant_min=lowest, quant_max=highest),
+    )
+    other.qconfig = ao.QConfig(ao.MinMaxObserver.with_args(dtype=torch.quint8), weight)
+    prepared = ao.prepare(other)
+    with torch.no_grad():
+        prepared(torch.tensor(images))
+    return [layer for layer in ao.convert(prepared) if type(layer).__name__ != "Identity"]
+
+
+def give_grids(ours, theirs):
+    """PyTorch chose our grids and integers, but for floats' rounding; now it has the very same."""
+    assert theirs.scale == pytest.approx(ours.scale.item(), rel=1e-5)
+    assert theirs.zero_point == ours.zero_point.item() + 128
+    scale = ours.weight_scale.data.astype(np.float64)
+    weight, before = as_qint8(ours.q_weight.data, scale), theirs.weight()
+    np.testing.assert_allclose(before.q_per_channel_scales(), scale, rtol=1e-5)
+    assert_within_a_step(before.int_repr().numpy(), weight.int_repr().numpy(), share=0.005)
+    theirs.scale = ours.scale.item()
+    theirs.set_weight_bias(weight, pytorch().tensor(ours.bias.data))
+
+
+def both_converted(make, model, images):
+    """(our layer, PyTorch's layer on the same grids) in order, and the grid of the input."""
+    ours = converted(model, images)
+    quantize, *theirs = converted_by_pytorch(make, model, images)
+    layers = [layer for layer in ours if isinstance(layer, StaticLayer)]
+    first = layers[0].quantize
+    assert quantize.scale.item() == pytest.approx(first.scale.item(), rel=1e-6)
+    assert quantize.zero_point.item() == first.zero_point.item() + 128
+    for layer, other in zip(layers, (t for t in theirs if hasattr(t, "scale")), strict=True):
+        give_grids(layer, other)
+    return list(zip(ours, theirs, strict=True)), first
+
+
+@every_model
+def test_a_converted_model_is_pytorchs_layer_by_layer(make):
+    model, images = trained(make)
+    with engine("fbgemm"):
+        pairs, quantize = both_converted(make, model, images)
+        x = quantize(Tensor(images))
+        for ours, theirs in pairs:
+            y = ours(x)
+            np.testing.assert_array_equal(y.q, integers_of(theirs(as_quint8(x.q, x.chosen))))
+            x = y
+    assert x.shape == (len(images), 10)
+
+
+@every_model
+def test_an_integer_model_is_qnnpacks_layer_by_layer_within_a_step(make):
+    model, images = trained(make)
+    integers = integer_model(model, Tensor(images), recipe())
+    with engine("qnnpack"):
+        pairs, quantize = both_converted(make, model, images)
+        q, chosen = integers.quantize(Tensor(images)), quantize.chosen
+        for ours, (static, theirs) in zip(integers.layers, pairs, strict=True):
+            y = ours(q)
+            expected = integers_of(theirs(as_quint8(q.data, chosen)))
+            assert_within_a_step(y.data, expected, share=0.02)
+            q, chosen = y, getattr(static, "chosen", chosen)
+    assert q.shape == (len(images), 10)
+
+
+# --- grids chosen while the network runs ---
+def assert_equal_but_for_rounding(ours, theirs):
+    """The integers behind both are the same: one of them less would make a larger difference."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-7 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("per", ["tensor", "row"])
+@every_input
+def test_a_dynamic_linear_is_pytorchs(torch, kind, per):
+    x = numbers(kind, 20, 96)
+    layer = Linear(x.shape[1], 24)
+    layer.bias.data[...] = random.standard_normal(24)
+    ours = DynamicQuantizedLinear(layer, per)
+    weight = as_qint8(ours.weight.q.data, ours.weight.scale.data.astype(np.float64))
+    with engine("qnnpack"):
+        packed = torch.ops.quantized.linear_prepack(weight, torch.tensor(layer.bias.data))
+        parts = [x] if per == "tensor" else np.split(x, len(x))
+        theirs = [torch.ops.quantized.linear_dynamic(torch.tensor(part), packed) for part in parts]
+    assert_equal_but_for_rounding(ours(Tensor(x)).data, torch.cat(theirs).numpy())
+
+
+def test_rows_of_an_embedding_are_rounded_as_pytorch_rounds(torch):
+    table = np.concatenate([numbers(kind, 5, 16) for kind in INPUTS if kind != "single element"])
+    ours, chosen = (
+        QuantizedEmbedding(Embedding.from_pretrained(Tensor(table))),
+        grid_of(table, "row"),
+    )
+    grids = torch.tensor(chosen.scale, dtype=torch.float32), torch.tensor(chosen.zero_point)
+    theirs = torch.fake_quantize_per_channel_affine(torch.tensor(table), *grids, 0, -128, 127)
+    ids = random.permutation(len(table))
+    np.testing.assert_array_equal(ours(ids).data, theirs.numpy()[ids])
+
+
+# --- ONNX Runtime ---
+def uint8(q):
+    """Integers and zero points, moved up by 128.
+
+    So are weights: sums of uint8 times int8 overflow 16 bits where the CPU has no VNNI.
+    """
+    return (np.asarray(q, np.int16) + 128).astype(np.uint8)
+
+
+@every_input
+def test_dynamic_quantize_linear(kind):
+    x = numbers(kind, 40, 25)
+    chosen = grid_of(x, "tensor")
+    ours = to_integers(x, chosen, "x")
+    q, scale, zero_point = by_onnx_runtime("DynamicQuantizeLinear", x, outputs=3)
+    if kind in ("zeros", "tiny"):  # where ours has the smallest scale that PyTorch has
+        assert chosen.scale == 2.0**-23
+        restored = (q - zero_point.astype(int)) * scale
+        assert np.abs((ours - chosen.zero_point) * chosen.scale - restored).max() <= 2.0**-24
+    else:
+        assert chosen.scale == pytest.approx(scale, rel=1e-6)
+        assert uint8(chosen.zero_point) == zero_point
+        np.testing.assert_array_equal(uint8(ours), q)
+
+
+@every_input
+def test_a_dynamic_linear_is_dynamic_quantize_linear_and_matmul_integer(kind):
+    x = numbers(kind, 40, 2000)  # more terms than float32 can carry at once
+    ours = DynamicQuantizedLinear(Linear(x.shape[1], 24, bias=False))
+    weight, chosen = ours.weight, grid_of(x, "tensor")
+    q = to_integers(x, chosen, "x")
+    zero_points = uint8(chosen.zero_point), uint8(0)
+    [sums] = by_onnx_runtime("MatMulInteger", uint8(q), uint8(weight.q.data), *zero_points)
+    tensor = Tensor(q, dtype=np.int8)
+    mine = linear_sums(tensor, weight.q, x_zero_point=chosen.zero_point)
+    np.testing.assert_array_equal(mine.data, sums)
+    scales = np.float32(chosen.scale) * weight.scale.data
+    np.testing.assert_array_equal(ours(Tensor(x)).data, sums.astype(np.float32) * scales)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@every_input
+def test_qlinear_matmul(kind, per_channel):
+    x = numbers(kind, 40, 96)
+    case = Case(Linear(x.shape[1], 24, bias=False), x, per_channel=per_channel)
+    static, integer = case.static(), case.integer()
+    scale = np.float32(case.weight.scale)
+    grids = (
+        (np.float32(case.x.scale), uint8(case.x.zero_point)),
+        (scale, np.broadcast_to(uint8(0), scale.shape)),
+        (np.float32(case.y.scale), uint8(case.y.zero_point)),
+    )
+    weight = uint8(static.q_weight.data)
+    [theirs] = by_onnx_runtime(
+        *("QLinearMatMul", uint8(case.q), *grids[0], weight, *grids[1], *grids[2])
+    )
+    theirs = theirs.astype(int) - 128
+    np.testing.assert_array_equal(static(Tensor(x)).q, theirs)
+    ours = integer(Tensor(case.q, dtype=np.int8)).data
+    assert_within_a_step(ours, theirs, share=0.02)
+
+
+@pytest.mark.parametrize("how", CONVOLUTIONS)
+@every_input
+def test_qlinear_conv_within_a_step(kind, how):
+    x, case = convolution(kind, how)
+    layer, ours = case.layer, case.integer()
+    grids = (
+        (np.float32(case.x.scale), uint8(case.x.zero_point)),
+        (np.float32(case.scale_of(ours)), np.full(8, uint8(0))),
+        (np.float32(case.y.scale), uint8(case.y.zero_point)),
+    )
+    [theirs] = by_onnx_runtime(
+        *("QLinearConv", uint8(case.q), *grids[0], uint8(ours.q_weight.data), *grids[1]),
+        *(*grids[2], ours.q_bias.data),
+        strides=[layer.stride] * 2,
+        pads=[layer.padding] * 4,
+        dilations=[layer.dilation] * 2,
+        group=layer.groups,
+    )
+    theirs = theirs.astype(int) - 128
+    assert_within_a_step(ours(Tensor(case.q, dtype=np.int8)).data, theirs, share=0.02)
+    assert_within_a_step(case.static()(Tensor(x)).q, theirs, share=0.02)
+
+
+def test_a_dynamic_lstm_is_dynamic_quantize_lstm():
+    """Of one sequence: in a batch ONNX Runtime chooses other grids for the hidden state."""
+    lstm, x = LSTM(10, 8), numbers("random", 12, 1, 10)
+
+    def gates(t):  # ours are i, f, g, o; ONNX's are i, o, f, g
+        i, f, g, o = np.split(t.data, 4, axis=-1)
+        return np.concatenate([i, o, f, g], axis=-1)[None]
+
+    for bias in (lstm.bias_ih_l0, lstm.bias_hh_l0):
+        bias.data[...] = random.standard_normal(bias.shape)
+    ours = QuantizedLSTM(lstm)
+    weights = ours.weight_ih_l0, ours.weight_hh_l0
+    biases = np.concatenate([gates(ours.bias_ih_l0), gates(ours.bias_hh_l0)], axis=-1)
+    grids = [
+        part for weight in weights for part in (gates(weight.scale), np.zeros((1, 32), np.int8))
+    ]
+    theirs, *_ = by_onnx_runtime(
+        *("DynamicQuantizeLSTM", x, *(gates(weight.q) for weight in weights), biases),
+        *(None, None, None, None, *grids),
+        domain="com.microsoft",
+        hidden_size=8,
+    )
+    np.testing.assert_allclose(ours(Tensor(x))[0].data, theirs[:, 0], rtol=0, atol=1e-6)
