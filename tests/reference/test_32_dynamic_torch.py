@@ -122,7 +122,7 @@ def test_a_model_as_torch_ao_quantises_it():
         their_error = np.abs(theirs(torch.tensor(x)).numpy() - exact)
     our_error = np.abs(ours - exact)
     assert our_error.mean() < their_error.mean()
-    assert their_error.max() < 0.02 * np.abs(exact).max()
+    assert their_error.max() < 0.04 * np.abs(exact).max()
     assert np.abs(theirs(torch.tensor(x)).detach().numpy() - ours).max() < 0.03
 
 
@@ -163,11 +163,12 @@ def test_lstm(layers, bidirectional, steps):
 def test_lstm_as_torch_ao_quantises_it():
     """Its weights are per tensor and its inputs have 7 bits: ours is nearer to the floats."""
     lstm, x = LSTM(10, 32), normal(20, 4, 10)
-    twin = torch.nn.LSTM(10, 32)
+    twin = torch.nn.Sequential(torch.nn.LSTM(10, 32))
     for name, parameter in lstm.named_parameters():
-        getattr(twin, name).data = torch.tensor(parameter.data.T.copy())
+        getattr(twin[0], name).data = torch.tensor(parameter.data.T.copy())
     theirs = torch.ao.quantization.quantize_dynamic(twin, {torch.nn.LSTM}, dtype=torch.qint8)
     exact, got = lstm(Tensor(x))[0].data, QuantizedLSTM(lstm)(Tensor(x))[0].data
+    assert type(theirs[0]) is torch.ao.nn.quantized.dynamic.LSTM
     error = np.abs(theirs(torch.tensor(x))[0].detach().numpy() - exact)
     assert np.abs(got - exact).mean() < error.mean()
     assert error.max() < 0.03
