@@ -95,7 +95,6 @@ def with_bar(items: Sequence[Any], title: str, progress: bool) -> Iterable[Any]:
     return tqdm(items, desc=title, **options)
 
 
-# %% modules/26_mixed_precision/mixed_precision_dev.py #rounded-weight
 def rounded_weight(weight: Tensor, bits: int, axis: int, name: str = "weight") -> np.ndarray:
     """A weight on symmetric grids of so many bits, one for each slice along `axis`; 32: as it is.
 
@@ -166,7 +165,7 @@ def layer_bytes(model: Module, bits: Iterable[int] = WIDTHS) -> dict[str, dict[i
     }
 
 
-# %% modules/26_mixed_precision/mixed_precision_dev.py #batches
+# %% modules/26_mixed_precision/mixed_precision_dev.py #mean-loss
 def batches_of(data: Iterable[Any], asked: str) -> list[Any]:
     """The batches of (inputs, targets), all of them; an error where there are none."""
     batches = [data] if isinstance(data, Tensor) else list(data)
@@ -179,7 +178,6 @@ def batches_of(data: Iterable[Any], asked: str) -> list[Any]:
     return batches
 
 
-# %% modules/26_mixed_precision/mixed_precision_dev.py #mean-loss
 def mean_loss(model: Module, loss_fn: Callable[..., Tensor], batches: Sequence[Any]) -> float:
     """The loss of an average sample, in eval mode; batches may be of different sizes.
 
@@ -249,7 +247,7 @@ def hessian_product(
     return [zero if p is None else p.data for p, zero in zip(products, zeros, strict=True)]
 
 
-# %% modules/26_mixed_precision/mixed_precision_dev.py #hessian-samples
+# %% modules/26_mixed_precision/mixed_precision_dev.py #trace-sample
 def trace_sample(
     gradients: Sequence[Tensor | None], weights: Sequence[Tensor], random: np.random.Generator
 ) -> list[float]:
@@ -473,7 +471,7 @@ def pareto_curve(costs: Table, sizes: Table) -> list[ParetoPoint]:
     return curve
 
 
-# %% modules/26_mixed_precision/mixed_precision_dev.py #statistics-gap
+# %% modules/26_mixed_precision/mixed_precision_dev.py #channel-moments
 def channel_moments(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """The mean of each channel, axis 1, and its standard deviation, sqrt(variance + eps)."""
     axes = other_axes(x.ndim, 1)
