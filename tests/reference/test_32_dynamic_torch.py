@@ -123,7 +123,7 @@ def test_a_model_as_torch_ao_quantises_it():
     our_error = np.abs(ours - exact)
     assert our_error.mean() < their_error.mean()
     assert their_error.max() < 0.04 * np.abs(exact).max()
-    assert np.abs(theirs(torch.tensor(x)).detach().numpy() - ours).max() < 0.03
+    assert np.abs(theirs(torch.tensor(x)).detach().numpy() - ours).max() < 0.05
 
 
 def torch_twin(layer, reduce_range):
