@@ -66,14 +66,28 @@ def tell(message: str) -> None:
 KERNELS = ("amx", "vnni", "generic", "numpy")  # from fast to slow
 
 
+@functools.cache
 def int8_kernel() -> str:
     """The kernel that INT8 layers run on: the first of these that this process offers.
 
     "amx" multiplies tiles of bytes, "vnni" has a dot product of four bytes (AVX512-VNNI), "generic"
     is integer code for any CPU that Numba knows, and "numpy" carries the integers in float32.
-    `TINYTORCH_KERNEL` chooses another. Raises ValueError for one that isn't there.
+    The environment's `TINYTORCH_KERNEL` chooses another: it is read once. Raises ValueError for one
+    that isn't there.
     """
-    return chosen_kernel(os.environ.get("TINYTORCH_KERNEL", "auto"))
+    asked = os.environ.get("TINYTORCH_KERNEL", "auto")
+    if asked not in ("auto", *KERNELS):
+        raise ValueError(f"TINYTORCH_KERNEL: expected auto or one of {KERNELS}, got {asked!r}")
+    if asked == "numpy":
+        return asked
+    offered = offered_kernels(target_features())
+    if asked != "auto" and asked not in offered:
+        raise ValueError(f"TINYTORCH_KERNEL={asked}: this process offers {', '.join(offered)}")
+    if offered == ["numpy"]:
+        tell("INT8 is no faster than FP32 on NumPy: pip install 'tinytorch[fast]' for kernels")
+    elif asked == "auto" and offered[0] == "generic":
+        tell(f"no AVX512-VNNI: above {FEW_ROWS} rows, INT8 values are carried in float32")
+    return offered[0] if asked == "auto" else asked
 
 
 # %% nbgrader={"grade": false, "grade_id": "features", "locked": true, "solution": false}
@@ -102,23 +116,6 @@ def offered_kernels(features: set[str] | None) -> list[str]:
     vnni = {"avx512bw", "avx512vnni"} <= features
     amx = vnni and {"amx-tile", "amx-int8"} <= features and amx_permitted()
     return ["amx"] * amx + ["vnni"] * vnni + ["generic", "numpy"]
-
-
-@functools.cache
-def chosen_kernel(asked: str) -> str:
-    """The kernel of this name, or with "auto" the best; says once what is missed."""
-    if asked not in ("auto", *KERNELS):
-        raise ValueError(f"TINYTORCH_KERNEL: expected auto or one of {KERNELS}, got {asked!r}")
-    if asked == "numpy":
-        return asked
-    offered = offered_kernels(target_features())
-    if asked != "auto" and asked not in offered:
-        raise ValueError(f"TINYTORCH_KERNEL={asked}: this process offers {', '.join(offered)}")
-    if offered == ["numpy"]:
-        tell("INT8 is no faster than FP32 on NumPy: pip install 'tinytorch[fast]' for kernels")
-    elif asked == "auto" and offered[0] == "generic":
-        tell(f"no AVX512-VNNI: above {FEW_ROWS} rows, INT8 values are carried in float32")
-    return offered[0] if asked == "auto" else asked
 
 
 @functools.cache
@@ -258,11 +255,16 @@ class Emitter:
         return value
 
     def call(self, instruction: str, result: Any, *arguments: Any) -> Any:
-        """One of LLVM's x86 instructions."""
+        """One of LLVM's intrinsic instructions."""
         kind = self.ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.x86.{instruction}"
+        name = f"llvm.{instruction}"
         function = self.cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
+
+    def prefetch(self, place: Any) -> None:
+        """Ask for the cache line of a place that is read soon, or perhaps beyond the array's end."""
+        read, keep, data = (self.ir.Constant(self.int32, n) for n in (0, 3, 1))
+        self.call("prefetch.p0", self.ir.VoidType(), place, read, keep, data)
 
 
 # %% nbgrader={"grade": false, "grade_id": "register-tile", "locked": true, "solution": false}
@@ -348,7 +350,7 @@ class VnniTile(RegisterTile):
     def dot4(self, sums: Any, unsigned: Any, signed: Any) -> Any:
         """`vpdpbusd`: 64 products and 64 additions in one instruction, without saturation."""
         both = [self.builder.bitcast(x, self.bytes64) for x in (unsigned, signed)]
-        return self.call("avx512.vpdpbusd.512", self.lanes, sums, *both)
+        return self.call("x86.avx512.vpdpbusd.512", self.lanes, sums, *both)
 
 
 # %% nbgrader={"grade": false, "grade_id": "amx-tile", "locked": true, "solution": false}
@@ -367,20 +369,28 @@ class AmxTile(Emitter):
         with builder.if_else(value["fresh"]) as (fresh, further):
             with fresh:
                 for tile, *_ in sums:
-                    self.call("tilezero", self.ir.VoidType(), self.tile(tile))
+                    self.call("x86.tilezero", self.ir.VoidType(), self.tile(tile))
             with further:
                 for tile in sums:
                     self.move("tileloadd64", *tile)
         limits = value["first"], value["last"], self.number(16)
         with self.cgutils.for_range_slice(builder, *limits, inc=True) as (quad, _):
-            self.move("tileloadd64", 4, "rows", value["row"], builder.shl(quad, self.number(2)))
+            column = builder.shl(quad, self.number(2))
+            self.move("tileloadd64", 4, "rows", value["row"], column)
+            for row in range(16):
+                row = builder.add(value["row"], self.number(row))
+                self.prefetch(self.place("rows", row, builder.add(column, self.number(64))))
+            with builder.if_then(builder.icmp_signed("==", value["top"], self.number(0))):
+                for line in range(64):
+                    later = builder.add(quad, self.number(16 + line // 4))
+                    self.prefetch(self.place("panels", value["panel"], later, line % 4 * 16, 0))
             for i, weights in enumerate((5, 6, 7, 5)):
                 self.move("tileloadd64", weights, "panels", value["panel"], quad, 16 * i, 0)
                 tiles = (self.tile(number) for number in (i, 4, weights))
-                self.call("tdpbusd", self.ir.VoidType(), *tiles)
+                self.call("x86.tdpbusd", self.ir.VoidType(), *tiles)
         for tile in sums:
             self.move("tilestored64", *tile)
-        self.call("tilerelease", self.ir.VoidType())
+        self.call("x86.tilerelease", self.ir.VoidType())
 
     def configure(self) -> None:
         """Tell the processor the tiles' shapes: bytes 16 + 2 t for a width, 48 + t for a height."""
@@ -393,7 +403,7 @@ class AmxTile(Emitter):
             table = builder.insert_element(table, height, place)
         slot = self.cgutils.alloca_once_value(builder, table)
         pointer = builder.bitcast(slot, self.byte.as_pointer())
-        self.call("ldtilecfg", self.ir.VoidType(), pointer)
+        self.call("x86.ldtilecfg", self.ir.VoidType(), pointer)
 
     def tile(self, number: int) -> Any:
         return self.ir.Constant(self.byte, number)
@@ -404,7 +414,7 @@ class AmxTile(Emitter):
         if name == "rows":
             stride = self.builder.extract_value(self.values["rows"].strides, 0)
         place = self.place(name, *index)
-        self.call(instruction, self.ir.VoidType(), self.tile(tile), place, stride)
+        self.call(f"x86.{instruction}", self.ir.VoidType(), self.tile(tile), place, stride)
 
 
 # %% nbgrader={"grade": false, "grade_id": "compiled", "locked": true, "solution": false}
@@ -498,16 +508,17 @@ INFINITE = 0x7F800000  # float32's exponent all ones: infinity, or above it NaN
 SMALLEST = 2.0**-120  # of a scale: one over it is a float32
 
 
-def quantize_rows(x, bits, q, grids, edges, edge_bits, grid, back, parts):
+def quantize_rows(x, q, grids, grid, back, parts):
     """Rows of x as bytes q = clip(rint(x / scale) + zero_point, lowest, highest).
 
     grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row the grid that covers
-    its own values and 0. grids[row] = (scale, zero_point, sum of its bytes), or for a row that
-    holds NaN or infinity a scale of 0. With `back`, q is what the bytes stand for, in floats.
+    its own values and 0. grids[row] = (scale, zero_point, sum of its bytes). With `back`, q is what
+    the bytes stand for, in floats. Returns how many rows hold NaN or infinity: they are left out.
 
-    `bits` is x as int32. If the bits of negative numbers are flipped, integers order as floats do,
-    with infinity and NaN outermost: one pass finds the range and whether it is finite.
+    If the bits of negative numbers are flipped, integers order as floats do, with infinity and NaN
+    outermost: one pass over the bits finds the range, and whether it is finite.
     """
+    bits, grids_bits, broken = x.view(np.int32), grids.view(np.int32), 0
     lowest, highest = np.float32(grid[2]), np.float32(grid[3])
     for part in prange(parts):
         for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
@@ -515,26 +526,27 @@ def quantize_rows(x, bits, q, grids, edges, edge_bits, grid, back, parts):
             for k in range(x.shape[1]):
                 key = np.int32(bits[row, k] ^ (bits[row, k] >> 31 & 0x7FFFFFFF))
                 low, high = min(low, key), max(high, key)
-            grids[row, 0] = 0
             if high >= INFINITE or low < -INFINITE:
+                broken += 1
                 continue
             scale, zero_point = grid[0], np.float32(grid[1])
             if scale == 0:
-                edge_bits[row, 0], edge_bits[row, 1] = low ^ (low >> 31 & 0x7FFFFFFF), high
-                smallest, largest = np.float64(edges[row, 0]), np.float64(edges[row, 1])
+                grids_bits[row, 0], grids_bits[row, 1] = low ^ (low >> 31 & 0x7FFFFFFF), high
+                smallest, largest = np.float64(grids[row, 0]), np.float64(grids[row, 1])
                 scale = (largest - smallest) / (highest - lowest)
                 scale = scale if scale > SMALLEST else 1.0
                 zero_point = np.float32(np.rint(lowest - smallest / scale))
             inverse, total = np.float32(1 / scale), np.int32(0)
-            shift, step = (
-                (zero_point, np.float32(scale)) if back else (np.float32(0), np.float32(1))
-            )
             for k in range(x.shape[1]):
                 mark = np.rint(x[row, k] * inverse) + zero_point
                 mark = min(max(mark, lowest), highest)
-                q[row, k] = (mark - shift) * step
+                q[row, k] = mark
                 total = np.int32(total + np.int32(mark))
             grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
+            if back:
+                for k in range(x.shape[1]):
+                    q[row, k] = (q[row, k] - zero_point) * np.float32(scale)
+    return broken
 
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-rows", "locked": true, "solution": false}
@@ -542,8 +554,8 @@ def quantize_rows(x, bits, q, grids, edges, edge_bits, grid, back, parts):
 def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
     """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU.
 
-    columns int32 (2, N): each column's sum of weights less zero points, and its zero point;
-    scales float32 (2, N): its scale and its bias. A task is a panel and up to 256 rows: blocks of K
+    columns int32 (2, N): each column's sum of weights less zero points, and its zero point (only
+    one row where these are all 0); scales float32 (2, N): its scale and its bias. A task is a panel and up to 256 rows: blocks of K
     that stay in the cache, tiles of about equal height.
     """
     floor = np.float32(0.0 if relu else -np.inf)
@@ -562,45 +574,50 @@ def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
                     top = tile * count // tiles
                     height, fresh = (tile + 1) * count // tiles - top, first == 0
                     add_tile(sums, top, q, row + top, height, panels, panel, first, last, fresh)
+            width = min(64, y.shape[1] - start)
             for i in range(count):
-                scale = np.float32(grids[row + i, 0])
-                zero_point, total = np.int32(grids[row + i, 1]), np.int32(grids[row + i, 2])
-                for j in range(min(64, y.shape[1] - start)):
+                scale, total = np.float32(grids[row + i, 0]), np.int32(grids[row + i, 2])
+                if len(columns) == 2:
+                    for j in range(width):
+                        sums[i, j] -= total * columns[1, np.uintp(start + j)]
+                zero_point = np.int32(grids[row + i, 1])
+                for j in range(width):
                     n = np.uintp(start + j)
-                    exact = sums[i, j] - zero_point * columns[0, n] - total * columns[1, n]
-                    value = np.float32(np.int32(exact)) * (scale * scales[0, n]) + scales[1, n]
+                    exact = np.int32(sums[i, j] - zero_point * columns[0, n])
+                    value = np.float32(exact) * (scale * scales[0, n]) + scales[1, n]
                     y[row + i, n] = value if value > floor else floor
 
 
 # %% nbgrader={"grade": false, "grade_id": "split-rows", "locked": true, "solution": false}
 #| exporti
-def split_rows(x, bits, digits, scales, largest, largest_bits, group, parts):
+def split_rows(x, digits, scales, group, parts):
     """Rows of x as 16-bit numbers u = rint(x / scale) + 32768, in two rows of bytes each.
 
     digits[2 row] holds u // 256, digits[2 row + 1] the rest; groups of K begin at multiples of 8.
-    A row that holds NaN or infinity gets the scale 0.
+    scales float32 (rows, 1). Returns how many rows hold NaN or infinity: they are left out.
     """
+    bits, scales_bits, broken = x.view(np.int32), scales.view(np.int32), 0
     width = (group + 7) // 8 * 8
     for part in prange(parts):
         for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
             high = np.int32(0)
             for k in range(x.shape[1]):
                 high = max(high, np.int32(bits[row, k] & 0x7FFFFFFF))
-            scales[row] = 0
             if high >= INFINITE:
+                broken += 1
                 continue
-            largest_bits[row] = high
-            scale = np.float64(largest[row]) / 32767
+            scales_bits[row, 0] = high
+            scale = np.float64(scales[row, 0]) / 32767
             scale = scale if scale > SMALLEST else 1.0
             inverse = np.float32(1 / scale)
             for g in range(x.shape[1] // group):
                 for k in range(group):
-                    mark = np.rint(x[row, np.uintp(g * group + k)] * inverse)
-                    u = np.int32(mark) + 32768
+                    u = np.int32(np.rint(x[row, np.uintp(g * group + k)] * inverse)) + 32768
                     place = np.uintp(g * width + k)
                     digits[2 * row, place] = u >> 8
                     digits[2 * row + 1, place] = u & 255
-            scales[row] = scale
+            scales[row, 0] = scale
+    return broken
 
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-groups", "locked": true, "solution": false}
@@ -631,7 +648,7 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
                         )
                         totals[i, j] += u * scales[g, n]
             for i in range(count):
-                scale = np.float32(row_scales[row + i])
+                scale = row_scales[row + i, 0]
                 for j in range(min(64, y.shape[1] - start)):
                     n = np.uintp(start + j)
                     value = totals[i, j] - np.float32(32768) * columns[0, n]
@@ -647,7 +664,7 @@ def rounded_rows(x: np.ndarray, grid: tuple) -> np.ndarray:
     """What `quantize_rows` brings back, in NumPy: each float on its row's mark. NaN stays NaN."""
     ### BEGIN SOLUTION
     scale, zero_point, lowest, highest = grid
-    if scale == 0:
+    if not scale:
         low, high = (f(x, axis=1, initial=0)[:, None].astype(float) for f in (np.min, np.max))
         scale = (high - low) / (highest - lowest)
         scale = np.where(scale > SMALLEST, scale, 1.0)
@@ -691,10 +708,11 @@ class Int8Linear(Module):
         name: str = "Int8Linear",
     ):
         self.in_features, self.out_features = weight.shape
-        self.input_grid, self.relu, self.name = input_grid, relu, name
+        self.input_grid, self.relu, self.name = np.array(input_grid, np.float64), relu, name
         sums = weight.sum(axis=0, dtype=np.int32)
         zero_point = np.broadcast_to(zero_point, sums.shape).astype(np.int32)
         columns = np.stack([sums - np.int32(self.in_features) * zero_point, zero_point])
+        columns = columns if zero_point.any() else columns[:1].copy()
         parts = [np.broadcast_to(part, sums.shape) for part in (scale, 0 if bias is None else bias)]
         self.register_buffer("panels", held(pack_panels(weight)), persistent=False)
         self.register_buffer("columns", held(columns), persistent=False)
@@ -711,11 +729,19 @@ class Int8Linear(Module):
             return self.multiply_carried(x, kernel)
         panels, work = self.panels.data, len(x) * self.panels.size
         q = np.empty((len(x), 4 * panels.shape[1] + 64), np.uint8)  # rows begin in different sets
-        grids = row_grids(x, q, self.input_grid, kernel, work, self.name)
-        y = np.empty((len(x), self.out_features), np.float32)
+        grids, y = (
+            np.empty((len(x), 3), np.float32),
+            np.empty((len(x), self.out_features), np.float32),
+        )
+        self.quantize(kernel, work, x, q, grids)
         tables = self.columns.data, self.scales.data
         run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, y)
         return y
+
+    def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
+        """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""
+        if run(quantize_rows, kernel, work, x, q, grids, self.input_grid, q.dtype == np.float32):
+            finite(x, f"{self.name}.input")
 
     def multiply_carried(self, x: np.ndarray, kernel: str) -> np.ndarray:
         """The same by sgemm: the floats that the integers stand for, kept for the weight."""
@@ -725,7 +751,7 @@ class Int8Linear(Module):
                 finite(x, f"{self.name}.input")
         else:
             rounded = np.empty_like(x)
-            row_grids(x, rounded, self.input_grid, kernel, x.size, self.name)
+            self.quantize(kernel, x.size, x, rounded, np.empty((len(x), 3), np.float32))
         y = rounded @ self.carried_weight
         y += self.scales.data[1]
         return np.maximum(y, 0, out=y) if self.relu else y
@@ -734,7 +760,9 @@ class Int8Linear(Module):
     def carried_weight(self) -> np.ndarray:
         """The weight in float32, made on first use."""
         weight = unpack_panels(self.panels.data, self.in_features, self.out_features)
-        return (weight - self.columns.data[1].astype(np.float32)) * self.scales.data[0]
+        if len(self.columns.data) == 2:
+            weight -= self.columns.data[1]
+        return weight * self.scales.data[0]
 
     def _extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
@@ -754,20 +782,6 @@ def unpack_panels(panels: np.ndarray, in_features: int, out_features: int) -> np
     return weight[:in_features, :out_features].astype(np.float32)
 
 
-def row_grids(
-    x: np.ndarray, q: np.ndarray, grid: tuple, kernel: str, work: int, name: str
-) -> np.ndarray:
-    """Quantise rows into q, by machine code; the grid of each row. ValueError for NaN."""
-    grids, edges = np.empty((len(x), 3)), np.empty((len(x), 2), np.float32)
-    back = q.dtype == np.float32
-    limits = np.array(grid, np.float64)
-    arrays = x, x.view(np.int32), q, grids, edges, edges.view(np.int32), limits
-    run(quantize_rows, kernel, work, *arrays, back)
-    if not grids[:, 0].all():
-        finite(x, f"{name}.input")
-    return grids
-
-
 # %% nbgrader={"grade": false, "grade_id": "op", "locked": true, "solution": false}
 #| exporti
 @op
@@ -775,8 +789,8 @@ def accelerated_linear(x, layer):
     """A layer of this module on (..., in_features)."""
     if x.shape[-1:] != (layer.in_features,):
         raise ValueError(f"{layer.name} expected (..., {layer.in_features}), got {x.shape}")
-    rows = x.reshape(math.prod(x.shape[:-1]), layer.in_features)
-    y = layer.multiply(np.require(rows, np.float32, ["C", "A", "W"]))
+    rows = np.ascontiguousarray(x, np.float32).reshape(-1, layer.in_features)
+    y = layer.multiply(rows if rows.flags.writeable else rows.copy())  # machine code for one type
     return y.reshape(*x.shape[:-1], layer.out_features)
 
 
@@ -832,11 +846,9 @@ class WeightOnlyLinear(Module):
             return np.add(y, self.columns.data[1], out=y)
         width = self.group_size + -self.group_size % 8
         digits = np.empty((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
-        row_scales, largest = np.empty(len(x)), np.empty(len(x), np.float32)
-        arrays = x, x.view(np.int32), digits, row_scales, largest, largest.view(np.int32)
+        row_scales = np.empty((len(x), 1), np.float32)
         work = len(x) * self.in_features * self.out_features
-        run(split_rows, kernel, work, *arrays, self.group_size)
-        if not row_scales.all():
+        if run(split_rows, kernel, work, x, digits, row_scales, self.group_size):
             finite(x, f"{self.name}.input")
         y = np.empty((len(x), self.out_features), np.float32)
         tables = self.panels.data, self.scales.data, self.columns.data
