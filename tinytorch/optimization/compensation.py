@@ -86,7 +86,12 @@ class InputStatistics:
         x = finite(x, self.name)
         if x.shape[-1:] != self.largest.shape:
             raise ValueError(f"{self.name}: expected (..., {self.largest.size}), got {x.shape}")
-        gather(self, x.reshape(-1, x.shape[-1]))
+        rows = x.reshape(-1, x.shape[-1])
+        self.count += len(rows)
+        self.gram += rows.T @ rows
+        self.total += rows.sum(axis=0)
+        self.total_abs += np.abs(rows).sum(axis=0)
+        self.largest = np.maximum(self.largest, np.abs(rows).max(axis=0, initial=0))
 
     @property
     def mean(self) -> np.ndarray:
@@ -95,16 +100,6 @@ class InputStatistics:
     @property
     def mean_abs(self) -> np.ndarray:
         return self.total_abs / max(self.count, 1)
-
-
-# %% modules/25_compensation/compensation_dev.py #gather
-def gather(inputs: InputStatistics, rows: np.ndarray) -> None:
-    """Add rows (n, K) to the statistics."""
-    inputs.count += len(rows)
-    inputs.gram += rows.T @ rows
-    inputs.total += rows.sum(axis=0)
-    inputs.total_abs += np.abs(rows).sum(axis=0)
-    inputs.largest = np.maximum(inputs.largest, np.abs(rows).max(axis=0, initial=0))
 
 
 # %% modules/25_compensation/compensation_dev.py #output-error
@@ -146,7 +141,6 @@ class QuantizedWeight:
         return weight if self.factors is None else Tensor(weight.data / self.factors[:, None])
 
 
-# %% modules/25_compensation/compensation_dev.py #round-to-nearest
 def round_to_nearest(
     weight: Any,
     bits: int = 4,
@@ -162,7 +156,65 @@ def round_to_nearest(
     return QuantizedWeight(*grid, bits)
 
 
-# %% modules/25_compensation/compensation_dev.py #inputs-of
+def output_snr(weight: Any, restored: Any, inputs: InputStatistics | None) -> float | None:
+    """10 log10(||X W||^2 / ||X (W - W')||^2); None without inputs.
+
+    >>> inputs = InputStatistics(1)
+    >>> inputs.observe(Tensor([[1.0], [7.0]]))
+    >>> round(output_snr(Tensor([[10.0]]), Tensor([[11.0]]), inputs), 9)
+    20.0
+    """
+    if inputs is None:
+        return None
+    signal = output_error(weight, np.zeros_like(restored), inputs)
+    noise = output_error(weight, restored, inputs)
+    if noise <= 0 or signal <= 0:
+        return math.inf if noise <= 0 else -math.inf
+    return 10 * math.log10(signal / noise)
+
+
+# %% modules/25_compensation/compensation_dev.py #bias-correction
+def bias_correction(
+    weight: Any, restored: Any, inputs: InputStatistics, float_inputs: InputStatistics | None = None
+) -> np.ndarray:
+    """What to add to a bias (N,) so that the mean output is right again after rounding.
+
+    mean(x) @ weight - mean(x') @ restored: x' are the `inputs` that the rounded layer gets, x those
+    of the original layer, `float_inputs`, where they differ (Nagel et al. 2019, section 4.2).
+    """
+    original = (float_inputs or inputs).mean
+    return original @ np.asarray(weight) - inputs.mean @ np.asarray(restored)
+
+
+# %% modules/25_compensation/compensation_dev.py #best-groups
+def group_costs(cost: np.ndarray, groups: int) -> np.ndarray:
+    """Costs of weights (K, N), added up for each group: (groups, N)."""
+    return cost.reshape(groups, -1, cost.shape[1]).sum(axis=1)
+
+
+def better_groups(
+    best: QuantizedWeight, other: QuantizedWeight, better: np.ndarray
+) -> QuantizedWeight:
+    """`best`, but those groups of `other` where `better` (K / group_size, N) is True."""
+    rows = np.repeat(better, len(best.q) // len(better), axis=0)
+    return replace(
+        best,
+        q=Tensor._wrap(np.where(rows, other.q.data, best.q.data)),
+        scale=np.where(better, other.scale, best.scale),
+        zero_point=np.where(better, other.zero_point, best.zero_point),
+    )
+
+
+def shrink(x: np.ndarray, beta: float, p: float) -> np.ndarray:
+    """sign(x) max(|x| - |x|^(p - 1) / beta, 0): small numbers become 0, large ones stay.
+
+    >>> shrink(np.array([-2.0, 0.1, 0.0]), beta=10, p=0.5).round(3).tolist()
+    [-1.929, 0.0, 0.0]
+    """
+    size = np.maximum(np.abs(x), 1e-12)
+    return np.sign(x) * np.maximum(size - size ** (p - 1) / beta, 0)
+
+
 def statistics_of(inputs: Any, features: int, asked: str) -> InputStatistics:
     """Statistics as they are, or those of rows (..., K); ValueError where none was seen."""
     if not isinstance(inputs, InputStatistics):
@@ -176,6 +228,75 @@ def statistics_of(inputs: Any, features: int, asked: str) -> InputStatistics:
     if not inputs.count:
         raise ValueError(f"{asked}: the inputs are empty: give at least one row")
     return inputs
+
+
+# %% modules/25_compensation/compensation_dev.py #clip-search
+def clip_search(
+    weight: Any,
+    bits: int = 4,
+    group_size: int | None = None,
+    symmetric: bool = True,
+    steps: int = 50,
+    name: str = "weight",
+) -> QuantizedWeight:
+    """Round to nearest on the grids of least squared error: the largest weights may be cut off.
+
+    For each group, `steps` ranges from all of it down to a fifth are tried. (K, N) without data.
+    """
+    w = finite(weight, name)
+    best = round_to_nearest(weight, bits, group_size, symmetric, name)
+    groups = len(best.scale)
+    parts = w.reshape(groups, -1, w.shape[1])
+    low, high = parts.min(axis=1, keepdims=True), parts.max(axis=1, keepdims=True)
+    if symmetric:
+        high = np.maximum(-low, high)
+        low = -high
+    least = group_costs((best.restored().data - w) ** 2, groups)
+    for share in np.linspace(1, 0.2, steps)[1:]:
+        cut = np.clip(parts, share * low, share * high).reshape(w.shape)
+        other = round_to_nearest(cut, bits, group_size, symmetric, name)
+        cost = group_costs((other.restored().data - w) ** 2, groups)
+        best = better_groups(best, other, cost < least)
+        least = np.minimum(cost, least)
+    return best
+
+
+# %% modules/25_compensation/compensation_dev.py #hqq
+def hqq(
+    weight: Any,
+    bits: int = 4,
+    group_size: int | None = None,
+    p: float = 0.7,
+    beta: float = 10.0,
+    growth: float = 1.01,
+    iterations: int = 20,
+    name: str = "weight",
+) -> QuantizedWeight:
+    """Round to nearest on affine grids, each shifted so that sum |error|^p is small. No data.
+
+    Half-quadratic quantization (Badri and Shaji 2023): errors e are split into a sparse part
+    s = `shrink(e)` and a rest, whose mean square the best zero point, a mean, makes least; beta
+    grows by `growth`. Errors are counted in steps of the grid; zero points are float32, as a whole
+    one could not follow. For each group the best of all `iterations` is kept.
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"hqq: p must be between 0 and 1, got {p}")
+    best = round_to_nearest(weight, bits, group_size, False, name)
+    zero_point = best.zero_point.astype(np.float32)
+    best = replace(best, zero_point=zero_point)
+    w = split_groups(finite(weight, name), group_size, 0, name)  # (groups, group_size, N)
+    steps = w / best.scale.astype(np.float64)[:, None]
+    least = np.full(zero_point.shape, np.inf)
+    for i in range(iterations):
+        marks = np.clip(np.rint(steps + zero_point[:, None]), *integer_range(bits))
+        error = steps - (marks - zero_point[:, None])
+        cost = (np.abs(error) ** p).sum(axis=1)
+        q = Tensor._wrap(marks.reshape(best.q.shape).astype(best.q.dtype))
+        best = better_groups(best, replace(best, q=q, zero_point=zero_point), cost < least)
+        least = np.minimum(cost, least)
+        sparse = shrink(error, beta * growth**i, p)
+        zero_point = (marks - steps + sparse).mean(axis=1).astype(np.float32)
+    return best
 
 
 # %% modules/25_compensation/compensation_dev.py #inverse-root
@@ -265,105 +386,6 @@ def gptq(
     return replace(target, q=Tensor._wrap(q))
 
 
-# %% modules/25_compensation/compensation_dev.py #best-groups
-def group_costs(cost: np.ndarray, groups: int) -> np.ndarray:
-    """Costs of weights (K, N), added up for each group: (groups, N)."""
-    return cost.reshape(groups, -1, cost.shape[1]).sum(axis=1)
-
-
-def better_groups(
-    best: QuantizedWeight, other: QuantizedWeight, better: np.ndarray
-) -> QuantizedWeight:
-    """`best`, but those groups of `other` where `better` (K / group_size, N) is True."""
-    rows = np.repeat(better, len(best.q) // len(better), axis=0)
-    return replace(
-        best,
-        q=Tensor._wrap(np.where(rows, other.q.data, best.q.data)),
-        scale=np.where(better, other.scale, best.scale),
-        zero_point=np.where(better, other.zero_point, best.zero_point),
-    )
-
-
-# %% modules/25_compensation/compensation_dev.py #clip-search
-def clip_search(
-    weight: Any,
-    bits: int = 4,
-    group_size: int | None = None,
-    symmetric: bool = True,
-    steps: int = 50,
-    name: str = "weight",
-) -> QuantizedWeight:
-    """Round to nearest on the grids of least squared error: the largest weights may be cut off.
-
-    For each group, `steps` ranges from all of it down to a fifth are tried. (K, N) without data.
-    """
-    w = finite(weight, name)
-    best = round_to_nearest(weight, bits, group_size, symmetric, name)
-    groups = len(best.scale)
-    parts = w.reshape(groups, -1, w.shape[1])
-    low, high = parts.min(axis=1, keepdims=True), parts.max(axis=1, keepdims=True)
-    if symmetric:
-        high = np.maximum(-low, high)
-        low = -high
-    least = group_costs((best.restored().data - w) ** 2, groups)
-    for share in np.linspace(1, 0.2, steps)[1:]:
-        cut = np.clip(parts, share * low, share * high).reshape(w.shape)
-        other = round_to_nearest(cut, bits, group_size, symmetric, name)
-        cost = group_costs((other.restored().data - w) ** 2, groups)
-        best = better_groups(best, other, cost < least)
-        least = np.minimum(cost, least)
-    return best
-
-
-# %% modules/25_compensation/compensation_dev.py #shrink
-def shrink(x: np.ndarray, beta: float, p: float) -> np.ndarray:
-    """sign(x) max(|x| - |x|^(p - 1) / beta, 0): small numbers become 0, large ones stay.
-
-    >>> shrink(np.array([-2.0, 0.1, 0.0]), beta=10, p=0.5).round(3).tolist()
-    [-1.929, 0.0, 0.0]
-    """
-    size = np.maximum(np.abs(x), 1e-12)
-    return np.sign(x) * np.maximum(size - size ** (p - 1) / beta, 0)
-
-
-# %% modules/25_compensation/compensation_dev.py #hqq
-def hqq(
-    weight: Any,
-    bits: int = 4,
-    group_size: int | None = None,
-    p: float = 0.7,
-    beta: float = 10.0,
-    growth: float = 1.01,
-    iterations: int = 20,
-    name: str = "weight",
-) -> QuantizedWeight:
-    """Round to nearest on affine grids, each shifted so that sum |error|^p is small. No data.
-
-    Half-quadratic quantization (Badri and Shaji 2023): errors e are split into a sparse part
-    s = `shrink(e)` and a rest, whose mean square the best zero point, a mean, makes least; beta
-    grows by `growth`. Errors are counted in steps of the grid; zero points are float32, as a whole
-    one could not follow. For each group the best of all `iterations` is kept.
-    """
-    if not 0 < p < 1:
-        raise ValueError(f"hqq: p must be between 0 and 1, got {p}")
-    best = round_to_nearest(weight, bits, group_size, False, name)
-    zero_point = best.zero_point.astype(np.float32)
-    best = replace(best, zero_point=zero_point)
-    w = split_groups(finite(weight, name), group_size, 0, name)  # (groups, group_size, N)
-    steps = w / best.scale.astype(np.float64)[:, None]
-    least = np.full(zero_point.shape, np.inf)
-    for i in range(iterations):
-        marks = np.clip(np.rint(steps + zero_point[:, None]), *integer_range(bits))
-        error = steps - (marks - zero_point[:, None])
-        cost = (np.abs(error) ** p).sum(axis=1)
-        q = Tensor._wrap(marks.reshape(best.q.shape).astype(best.q.dtype))
-        best = better_groups(best, replace(best, q=q, zero_point=zero_point), cost < least)
-        least = np.minimum(cost, least)
-        sparse = shrink(error, beta * growth**i, p)
-        zero_point = (marks - steps + sparse).mean(axis=1).astype(np.float32)
-    return best
-
-
 # %% modules/25_compensation/compensation_dev.py #awq
 def awq(
     weight: Any,
@@ -394,17 +416,14 @@ def awq(
     return min(candidates, key=lambda chosen: output_error(w, chosen.restored(), inputs))
 
 
-# %% modules/25_compensation/compensation_dev.py #bias-correction
-def bias_correction(
-    weight: Any, restored: Any, inputs: InputStatistics, float_inputs: InputStatistics | None = None
-) -> np.ndarray:
-    """What to add to a bias (N,) so that the mean output is right again after rounding.
-
-    mean(x) @ weight - mean(x') @ restored: x' are the `inputs` that the rounded layer gets, x those
-    of the original layer, `float_inputs`, where they differ (Nagel et al. 2019, section 4.2).
-    """
-    original = (float_inputs or inputs).mean
-    return original @ np.asarray(weight) - inputs.mean @ np.asarray(restored)
+# %% modules/25_compensation/compensation_dev.py #move-factors
+def move_factors(source: Any, layers: list[Linear], factors: np.ndarray) -> None:
+    """Divide what `source` gives by `factors`, multiply the rows that take it: nothing changes."""
+    source.weight = Tensor(source.weight.data / factors)
+    if getattr(source, "bias", None) is not None:
+        source.bias = Tensor(source.bias.data / factors)
+    for layer in layers:
+        layer.weight = Tensor(layer.weight.data * factors[:, None])
 
 
 # %% modules/25_compensation/compensation_dev.py #matrix
@@ -429,7 +448,6 @@ def input_rows(layer: Linear | Conv2d, x: Tensor) -> Tensor:
     return windows.swapaxes(1, 2)
 
 
-# %% modules/25_compensation/compensation_dev.py #matrix-layers
 def matrix_layers(
     model: Module, skip: str | Iterable[str], asked: str, kinds: tuple = (Linear, Conv2d)
 ) -> dict[str, Any]:
@@ -462,7 +480,6 @@ def matrix_layers(
     return layers
 
 
-# %% modules/25_compensation/compensation_dev.py #gathered-inputs
 def gathered_inputs(
     model: Module, layers: Mapping[str, Any], batches: Iterable[Tensor]
 ) -> dict[str, InputStatistics]:
@@ -527,17 +544,6 @@ def foldable(model: Module, example: Tensor) -> list[tuple[Any, list[Linear]]]:
     return pairs
 
 
-# %% modules/25_compensation/compensation_dev.py #move-factors
-def move_factors(source: Any, layers: list[Linear], factors: np.ndarray) -> None:
-    """Divide what `source` gives by `factors`, multiply the rows that take it: nothing changes."""
-    source.weight = Tensor(source.weight.data / factors)
-    if getattr(source, "bias", None) is not None:
-        source.bias = Tensor(source.bias.data / factors)
-    for layer in layers:
-        layer.weight = Tensor(layer.weight.data * factors[:, None])
-
-
-# %% modules/25_compensation/compensation_dev.py #move-all
 def scale_layers(
     model: Module,
     layers: Mapping[str, Linear],
@@ -561,44 +567,51 @@ def scale_layers(
     return factors
 
 
-# %% modules/25_compensation/compensation_dev.py #smoothing-factors
-def smoothing_factors(weight: np.ndarray, largest: np.ndarray, alpha: float) -> np.ndarray:
-    """max|x_k|^alpha / max|w_k|^(1 - alpha) for each input k; 1 where either is 0.
-
-    >>> smoothing_factors(np.array([[1.0, -4.0], [0.0, 0.0]]), np.array([16.0, 5.0]), 0.5)
-    array([2., 1.])
-    """
-    rows = np.abs(weight).max(axis=1).astype(np.float64)
-    alive = (rows > 0) & (largest > 0)
-    rows, largest = np.where(alive, rows, 1.0), np.where(alive, largest, 1.0)
-    return largest**alpha / rows ** (1 - alpha)
+METHODS: dict[str, Callable[..., QuantizedWeight]] = {
+    "round": round_to_nearest,
+    "clip": clip_search,
+    "hqq": hqq,
+    "gptq": gptq,
+    "awq": awq,
+}
+NEED_INPUTS = ("gptq", "awq")
 
 
-# %% modules/25_compensation/compensation_dev.py #smooth-quant
-def smooth_quant(
-    model: Module, data: Any, alpha: float = 0.5, skip: str | Iterable[str] = ()
-) -> tuple[Module, dict[str, np.ndarray | None]]:
-    """A copy that computes the same, but whose Linears get inputs without large channels.
-
-    Channel k of an input is divided by max|x_k|^alpha / max|w_k|^(1 - alpha), row k of the weight
-    multiplied by it; the division is done by the LayerNorm, RMSNorm or Linear (and ReLU) before
-    (Xiao et al. 2023, "SmoothQuant"). `data` as for `quantize_model`. With the copy come the
-    factors by layer; None where nothing before it can take them, and the layer stays as it was.
-
-    >>> from tinytorch.nn import Sequential
-    >>> model = Sequential(Linear(4, 3), ReLU(), Linear(3, 2))
-    >>> smoothed, factors = smooth_quant(model, Tensor(np.ones((5, 4))))
-    >>> factors["0"], factors["2"].shape
-    (None, (3,))
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"smooth_quant: alpha must be from 0 to 1, got {alpha}")
-    model, batches = copy.deepcopy(model), list(input_batches(data))
-    factors = scale_layers(
-        *(model, matrix_layers(model, skip, "smooth_quant", (Linear,)), batches),
-        lambda weight, inputs: smoothing_factors(weight, inputs.largest, alpha),
+def awq_factors(
+    model: Module, layers: Mapping[str, Any], batches: list[Tensor], options: Mapping[str, Any]
+) -> dict[str, np.ndarray | None]:
+    """Move the factors of `awq` in place, where they can be moved, and return them by layer."""
+    linears = {name: layer for name, layer in layers.items() if isinstance(layer, Linear)}
+    return scale_layers(
+        *(model, linears, batches), lambda weight, inputs: awq(weight, inputs, **options).factors
     )
-    return model, factors
+
+
+def compensate_layer(
+    name: str,
+    layer: Linear | Conv2d,
+    method: str,
+    options: Mapping[str, Any],
+    inputs: InputStatistics | None,
+    factors: np.ndarray | None = None,
+) -> CompensatedLayer:
+    """Put a layer's weight on its grids, in place; its rows may have been scaled by `factors`."""
+    weight = as_matrix(layer)
+    options = {**options, "name": f"{name}.weight"}
+    needed = (inputs,) if method in NEED_INPUTS else ()
+    quantized = METHODS[method](weight, *needed, **options)
+    restored = quantized.restored()
+    set_matrix(layer, restored.data)
+    symmetric = options.get("symmetric", method != "hqq")
+    rows = 1.0 if factors is None else factors[:, None]
+    rounded = round_to_nearest(weight / rows, options["bits"], options["group_size"], symmetric)
+    return CompensatedLayer(
+        method if factors is None else "awq",
+        quantized,
+        quantization_error(Tensor(weight), restored)["snr_db"],
+        output_snr(weight, restored, inputs),
+        output_snr(weight, rounded.restored().data * rows, inputs),
+    )
 
 
 # %% modules/25_compensation/compensation_dev.py #report
@@ -632,73 +645,6 @@ class CompensationReport(dict):
         return "\n".join(lines)
 
 
-def output_snr(weight: Any, restored: Any, inputs: InputStatistics | None) -> float | None:
-    """10 log10(||X W||^2 / ||X (W - W')||^2); None without inputs.
-
-    >>> inputs = InputStatistics(1)
-    >>> inputs.observe(Tensor([[1.0], [7.0]]))
-    >>> round(output_snr(Tensor([[10.0]]), Tensor([[11.0]]), inputs), 9)
-    20.0
-    """
-    if inputs is None:
-        return None
-    signal = output_error(weight, np.zeros_like(restored), inputs)
-    noise = output_error(weight, restored, inputs)
-    if noise <= 0 or signal <= 0:
-        return math.inf if noise <= 0 else -math.inf
-    return 10 * math.log10(signal / noise)
-
-
-# %% modules/25_compensation/compensation_dev.py #compensate-parts
-METHODS: dict[str, Callable[..., QuantizedWeight]] = {
-    "round": round_to_nearest,
-    "clip": clip_search,
-    "hqq": hqq,
-    "gptq": gptq,
-    "awq": awq,
-}
-NEED_INPUTS = ("gptq", "awq")
-
-
-def awq_factors(
-    model: Module, layers: Mapping[str, Any], batches: list[Tensor], options: Mapping[str, Any]
-) -> dict[str, np.ndarray | None]:
-    """Move the factors of `awq` in place, where they can be moved, and return them by layer."""
-    linears = {name: layer for name, layer in layers.items() if isinstance(layer, Linear)}
-    return scale_layers(
-        *(model, linears, batches), lambda weight, inputs: awq(weight, inputs, **options).factors
-    )
-
-
-# %% modules/25_compensation/compensation_dev.py #compensate-layer
-def compensate_layer(
-    name: str,
-    layer: Linear | Conv2d,
-    method: str,
-    options: Mapping[str, Any],
-    inputs: InputStatistics | None,
-    factors: np.ndarray | None = None,
-) -> CompensatedLayer:
-    """Put a layer's weight on its grids, in place; its rows may have been scaled by `factors`."""
-    weight = as_matrix(layer)
-    options = {**options, "name": f"{name}.weight"}
-    needed = (inputs,) if method in NEED_INPUTS else ()
-    quantized = METHODS[method](weight, *needed, **options)
-    restored = quantized.restored()
-    set_matrix(layer, restored.data)
-    symmetric = options.get("symmetric", method != "hqq")
-    rows = 1.0 if factors is None else factors[:, None]
-    rounded = round_to_nearest(weight / rows, options["bits"], options["group_size"], symmetric)
-    return CompensatedLayer(
-        method if factors is None else "awq",
-        quantized,
-        quantization_error(Tensor(weight), restored)["snr_db"],
-        output_snr(weight, restored, inputs),
-        output_snr(weight, rounded.restored().data * rows, inputs),
-    )
-
-
-# %% modules/25_compensation/compensation_dev.py #compensate
 def compensate(
     model: Module,
     data: Any = None,
@@ -750,7 +696,6 @@ def compensate(
     return model, report
 
 
-# %% modules/25_compensation/compensation_dev.py #packed-model
 def packed_model(model: Module, report: CompensationReport) -> Module:
     """A copy in which LowBitLinears hold the integers of a report, for the Linears it tells of.
 
@@ -786,21 +731,32 @@ def quantize_rows(x: Tensor, bits: int = 8, name: str = "x") -> tuple[Tensor, np
     return q, scale
 
 
-# %% modules/25_compensation/compensation_dev.py #split-matmul
-def split_product(
-    x: np.ndarray, q_weight: np.ndarray, scale: np.ndarray, threshold: float
-) -> np.ndarray:
-    """x (n, K) @ weight (K, N): columns of x with a magnitude above `threshold` in floats.
+def smooth_quant(
+    model: Module, data: Any, alpha: float = 0.5, skip: str | Iterable[str] = ()
+) -> tuple[Module, dict[str, np.ndarray | None]]:
+    """A copy that computes the same, but whose Linears get inputs without large channels.
 
-    The others go row by row to int8, and meet the weight's integers.
+    Channel k of an input is divided by max|x_k|^alpha / max|w_k|^(1 - alpha), row k of the weight
+    multiplied by it; the division is done by the LayerNorm, RMSNorm or Linear (and ReLU) before
+    (Xiao et al. 2023, "SmoothQuant"). `data` as for `quantize_model`. With the copy come the
+    factors by layer; None where nothing before it can take them, and the layer stays as it was.
+
+    >>> from tinytorch.nn import Sequential
+    >>> model = Sequential(Linear(4, 3), ReLU(), Linear(3, 2))
+    >>> smoothed, factors = smooth_quant(model, Tensor(np.ones((5, 4))))
+    >>> factors["0"], factors["2"].shape
+    (None, (3,))
     """
-    outliers = (np.abs(x) > threshold).any(axis=0)
-    q, row_scale = quantize_rows(Tensor._wrap(np.where(outliers, 0, x)))
-    y = int8_linear(q.data, q_weight, scale=scale) * row_scale
-    return y + x[:, outliers] @ (q_weight[outliers] * scale)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"smooth_quant: alpha must be from 0 to 1, got {alpha}")
+    model, batches = copy.deepcopy(model), list(input_batches(data))
+    factors = scale_layers(
+        *(model, matrix_layers(model, skip, "smooth_quant", (Linear,)), batches),
+        lambda weight, inputs: smoothing_factors(weight, inputs.largest, alpha),
+    )
+    return model, factors
 
 
-# %% modules/25_compensation/compensation_dev.py #outlier-split-linear
 class OutlierSplitLinear(Module):
     """A Linear with int8 weights per channel and int8 inputs per row, large inputs excepted.
 
@@ -862,7 +818,6 @@ class OutlierSplitLinear(Module):
         return f"{sizes}, bias={self.bias is not None}, {split}"
 
 
-# %% modules/25_compensation/compensation_dev.py #split-outliers
 def split_outliers(
     model: Module, data: Any = None, threshold: float = 6.0, skip: str | Iterable[str] = ()
 ) -> Module:
@@ -882,3 +837,30 @@ def split_outliers(
     }
     replace_modules(model, split)
     return model
+
+
+# %% modules/25_compensation/compensation_dev.py #smoothing-factors
+def smoothing_factors(weight: np.ndarray, largest: np.ndarray, alpha: float) -> np.ndarray:
+    """max|x_k|^alpha / max|w_k|^(1 - alpha) for each input k; 1 where either is 0.
+
+    >>> smoothing_factors(np.array([[1.0, -4.0], [0.0, 0.0]]), np.array([16.0, 5.0]), 0.5)
+    array([2., 1.])
+    """
+    rows = np.abs(weight).max(axis=1).astype(np.float64)
+    alive = (rows > 0) & (largest > 0)
+    rows, largest = np.where(alive, rows, 1.0), np.where(alive, largest, 1.0)
+    return largest**alpha / rows ** (1 - alpha)
+
+
+# %% modules/25_compensation/compensation_dev.py #split-matmul
+def split_product(
+    x: np.ndarray, q_weight: np.ndarray, scale: np.ndarray, threshold: float
+) -> np.ndarray:
+    """x (n, K) @ weight (K, N): columns of x with a magnitude above `threshold` in floats.
+
+    The others go row by row to int8, and meet the weight's integers.
+    """
+    outliers = (np.abs(x) > threshold).any(axis=0)
+    q, row_scale = quantize_rows(Tensor._wrap(np.where(outliers, 0, x)))
+    y = int8_linear(q.data, q_weight, scale=scale) * row_scale
+    return y + x[:, outliers] @ (q_weight[outliers] * scale)
