@@ -298,7 +298,6 @@ from tinytorch.optimization.kernels import (
     int8_kernel,
     pack_nibbles,
     pack_panels,
-    row_grids,
     sixteenfold,
     unpack_panels,
 )
@@ -758,7 +757,6 @@ __all__ = [
     "rounding_divide",
     "rounding_doubling_high_multiply",
     "rounding_right_shift",
-    "row_grids",
     "rules",
     "save_quantized",
     "scaled_dot_product_attention",

@@ -373,7 +373,6 @@ HOMES: dict[str, tuple[str, str]] = {
     "int8_kernel": ("optimization.kernels", "28_kernels"),
     "pack_nibbles": ("optimization.kernels", "28_kernels"),
     "pack_panels": ("optimization.kernels", "28_kernels"),
-    "row_grids": ("optimization.kernels", "28_kernels"),
     "sixteenfold": ("optimization.kernels", "28_kernels"),
     "unpack_panels": ("optimization.kernels", "28_kernels"),
     "DeQuantize": ("optimization.static", "31_static"),

@@ -86,12 +86,28 @@ def saturated(x: int) -> int:
     return min(max(x, LOW), HIGH)
 
 
+def gemmlowp_high_multiply(a: int, b: int) -> int:
+    """SaturatingRoundingDoublingHighMul as gemmlowp's fixedpoint.h has it."""
+    if a == b == LOW:
+        return HIGH
+    nudge = 2**30 if a * b >= 0 else 1 - 2**30
+    quotient = abs(a * b + nudge) // 2**31  # C divides towards zero
+    return quotient if a * b + nudge >= 0 else -quotient
+
+
+def gemmlowp_right_shift(x: int, exponent: int) -> int:
+    """RoundingDivideByPOT as gemmlowp's fixedpoint.h has it."""
+    mask = (1 << exponent) - 1
+    return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
+
+
 # --- the arithmetic ---
 @given(int32s, int32s)
 def test_the_high_multiplication_is_the_exact_product_rounded_halves_up(a, b):
     got = rounding_doubling_high_multiply(np.int32(a), np.int32(b))
     assert got.dtype == np.int32
     assert int(got) == saturated(halves_up(Fraction(a * b, 2**31)))
+    assert int(got) == gemmlowp_high_multiply(a, b)
 
 
 def test_the_high_multiplication_of_all_extremes():
@@ -109,6 +125,7 @@ def test_the_shift_is_the_exact_quotient_rounded_halves_away_from_zero(x, expone
     got = rounding_right_shift(np.int32(x), exponent)
     assert got.dtype == np.int32
     assert int(got) == halves_away(Fraction(x, 2**exponent))
+    assert int(got) == gemmlowp_right_shift(x, exponent)
 
 
 def test_the_shift_of_all_extremes():
@@ -179,8 +196,10 @@ def test_requantising_channels(accumulator, multipliers, zero_point, clamped):
 
 def test_requantising_at_the_ends():
     one = fixed_point(1.0)
-    assert requantize(np.array([HIGH, LOW]), *one, -128).tolist() == [127, -128]
-    assert requantize(np.array([HIGH, LOW]), *one, 127).tolist() == [127, -128]
+    nearly_one = fixed_point(1 - 2.0**-31)  # sums near 2^31 stay there, and + would wrap around
+    for zero_point in (-128, 127):
+        got = requantize(np.array([HIGH, LOW]), *nearly_one, zero_point)
+        assert got.tolist() == [127, -128]
     assert requantize(np.array([-300, 10]), *one, np.int8(-128), -128).tolist() == [-128, -118]
     assert requantize(np.array([-9, 9]), *one, lowest=-8, highest=7).tolist() == [-8, 7]
     assert requantize(np.array([HIGH]), *fixed_point(2.0**29)).tolist() == [127]
@@ -848,8 +867,8 @@ FLOATS = {  # one place each where somebody might take floats, for an instant
         "(a.astype(np.float64) @ b).astype(np.int32)",
     ),
     "mean": (
-        "Tensor._wrap(rounding_divide(total, count).astype(np.int8))",
-        "Tensor._wrap(np.rint(x.mean(axis=axes)).astype(np.int8))",
+        "rounding_divide(total, math.prod(x.shape[2:4])).astype(np.int8)",
+        "np.rint(x.mean(axis=(2, 3))).astype(np.int8)",
     ),
     "zero point": (
         "q.astype(np.int16) - np.int16(self.x_zero_point.item())",

@@ -65,7 +65,6 @@ from tinytorch.optimization.kernels import (
     int8_kernel,
     pack_nibbles,
     pack_panels,
-    row_grids,
     sixteenfold,
     unpack_panels,
 )
@@ -272,7 +271,6 @@ __all__ = [
     "rounding_divide",
     "rounding_doubling_high_multiply",
     "rounding_right_shift",
-    "row_grids",
     "save_quantized",
     "sensitivity",
     "sixteenfold",

@@ -69,6 +69,31 @@ def as_int32(x: Any, asked: str) -> np.ndarray:
     return array.astype(np.int32, copy=False)
 
 
+# %% modules/27_integer/integer_dev.py #fixed-point
+def fixed_point(multiplier: Any) -> tuple[Any, Any]:
+    """(mantissa, exponent) of a positive number: mantissa / 2^31 * 2^exponent, mantissa >= 2^30.
+
+    Ints for a number, int32 arrays for an array; the relative error is at most 2^-31. What is too
+    small to shift, below 2^-32, becomes (0, 0). Raises ValueError unless 0 < multiplier < 2^30.
+    (QuantizeMultiplier of TensorFlow Lite.)
+
+    >>> fixed_point(0.75), fixed_point(3.0)
+    ((1610612736, 0), (1610612736, 2))
+    """
+    multiplier = np.asarray(multiplier, np.float64)
+    if not ((multiplier > 0) & (multiplier < 2**30)).all():
+        raise ValueError(f"fixed_point: expected numbers above 0, below 2^30, got {multiplier}")
+    fraction, exponent = np.frexp(multiplier)  # 0.5 <= fraction < 1
+    mantissa = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
+    grown = mantissa == 2**31  # rounded up to 1.0
+    mantissa, exponent = np.where(grown, 2**30, mantissa), exponent + grown
+    small = exponent < -31
+    mantissa, exponent = np.where(small, 0, mantissa), np.where(small, 0, exponent)
+    if multiplier.ndim == 0:
+        return int(mantissa), int(exponent)
+    return mantissa.astype(np.int32), exponent.astype(np.int32)
+
+
 # %% modules/27_integer/integer_dev.py #high-multiply
 def rounding_doubling_high_multiply(a: Any, b: Any) -> np.ndarray:
     """a b / 2^31, rounded to the nearest int32, halves up: the upper half of the product, doubled.
@@ -100,31 +125,6 @@ def rounding_right_shift(x: Any, exponent: Any) -> np.ndarray:
         raise ValueError(f"rounding_right_shift: exponent must be 0 to 31, got {exponent}")
     half = (np.int64(1) << exponent) >> 1
     return (np.sign(x) * ((np.abs(x) + half) >> exponent)).astype(np.int32)
-
-
-# %% modules/27_integer/integer_dev.py #fixed-point
-def fixed_point(multiplier: Any) -> tuple[Any, Any]:
-    """(mantissa, exponent) of a positive number: mantissa / 2^31 * 2^exponent, mantissa >= 2^30.
-
-    Ints for a number, int32 arrays for an array; the relative error is at most 2^-31. What is too
-    small to shift, below 2^-32, becomes (0, 0). Raises ValueError unless 0 < multiplier < 2^30.
-    (QuantizeMultiplier of TensorFlow Lite.)
-
-    >>> fixed_point(0.75), fixed_point(3.0)
-    ((1610612736, 0), (1610612736, 2))
-    """
-    multiplier = np.asarray(multiplier, np.float64)
-    if not ((multiplier > 0) & (multiplier < 2**30)).all():
-        raise ValueError(f"fixed_point: expected numbers above 0, below 2^30, got {multiplier}")
-    fraction, exponent = np.frexp(multiplier)  # 0.5 <= fraction < 1
-    mantissa = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
-    grown = mantissa == 2**31  # rounded up to 1.0
-    mantissa, exponent = np.where(grown, 2**30, mantissa), exponent + grown
-    small = exponent < -31
-    mantissa, exponent = np.where(small, 0, mantissa), np.where(small, 0, exponent)
-    if multiplier.ndim == 0:
-        return int(mantissa), int(exponent)
-    return mantissa.astype(np.int32), exponent.astype(np.int32)
 
 
 # %% modules/27_integer/integer_dev.py #fixed-point-multiply
@@ -171,6 +171,41 @@ def requantize(
     return (inside + zero_point).astype(np.int8)
 
 
+# %% modules/27_integer/integer_dev.py #integer-matmul
+def _largest_magnitude(x: np.ndarray) -> int:
+    """max |x| as a Python int: np.abs would leave an int8 of -128 at -128."""
+    return max(-int(x.min(initial=0)), int(x.max(initial=0)))
+
+
+def _require_factors(a: np.ndarray, b: np.ndarray, asked: str) -> int:
+    """The largest |product| of two elements of integer matrices, or stacks of them.
+
+    Raises TypeError for floats, ValueError for other shapes, or if sums might not fit into int32.
+    """
+    for name, factor in (("a", a), ("b", b)):
+        if factor.dtype.kind not in "iu":
+            raise TypeError(f"{asked}: {name}: expected integers, got {factor.dtype}")
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"{asked}: expected (..., N, K) @ (..., K, M), got {a.shape} @ {b.shape}")
+    largest = _largest_magnitude(a) * _largest_magnitude(b)
+    if a.shape[-1] * largest > INT32.max:
+        raise ValueError(f"{asked}: {a.shape[-1]} products of up to {largest} may not fit in int32")
+    return largest
+
+
+def integer_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b with integers alone: (..., N, K), (..., K, M) -> int32 (..., N, M).
+
+    By einsum: NumPy has no BLAS for integers, and its `@` loops without vector instructions.
+    Raises ValueError where sums might not fit into int32, which for int8 takes K above 131,000.
+
+    >>> integer_matmul(np.array([[100, 100]], np.int8), np.array([[100], [-3]], np.int8))
+    array([[9700]], dtype=int32)
+    """
+    _require_factors(a, b, "integer_matmul")
+    return np.einsum("...nk,...km->...nm", a.astype(np.int32), b.astype(np.int32))
+
+
 # %% modules/27_integer/integer_dev.py #exact-terms
 def exact_terms(largest_a: int, largest_b: int, carrier: Any = np.float32) -> int:
     """How many products of integers a floating-point type sums exactly, whatever their order.
@@ -185,42 +220,6 @@ def exact_terms(largest_a: int, largest_b: int, carrier: Any = np.float32) -> in
     return 2**bits // max(largest_a * largest_b, 1)
 
 
-# %% modules/27_integer/integer_dev.py #factors
-def largest_magnitude(x: np.ndarray) -> int:
-    """max |x| as a Python int: np.abs would leave an int8 of -128 at -128."""
-    return max(-int(x.min(initial=0)), int(x.max(initial=0)))
-
-
-def require_factors(a: np.ndarray, b: np.ndarray, asked: str) -> int:
-    """The largest |product| of two elements of integer matrices, or stacks of them.
-
-    Raises TypeError for floats, ValueError for other shapes, or if sums might not fit into int32.
-    """
-    for name, factor in (("a", a), ("b", b)):
-        if factor.dtype.kind not in "iu":
-            raise TypeError(f"{asked}: {name}: expected integers, got {factor.dtype}")
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"{asked}: expected (..., N, K) @ (..., K, M), got {a.shape} @ {b.shape}")
-    largest = largest_magnitude(a) * largest_magnitude(b)
-    if a.shape[-1] * largest > INT32.max:
-        raise ValueError(f"{asked}: {a.shape[-1]} products of up to {largest} may not fit in int32")
-    return largest
-
-
-# %% modules/27_integer/integer_dev.py #integer-matmul
-def integer_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b with integers alone: (..., N, K), (..., K, M) -> int32 (..., N, M).
-
-    By einsum: NumPy has no BLAS for integers, and its `@` loops without vector instructions.
-    Raises ValueError where sums might not fit into int32, which for int8 takes K above 131,000.
-
-    >>> integer_matmul(np.array([[100, 100]], np.int8), np.array([[100], [-3]], np.int8))
-    array([[9700]], dtype=int32)
-    """
-    require_factors(a, b, "integer_matmul")
-    return np.einsum("...nk,...km->...nm", a.astype(np.int32), b.astype(np.int32))
-
-
 # %% modules/27_integer/integer_dev.py #carried-matmul
 def carried_matmul(a: np.ndarray, b: np.ndarray, carrier: Any = np.float32) -> np.ndarray:
     """`integer_matmul` by the fast matmul of floats: the same numbers, exactly, as int32.
@@ -231,7 +230,7 @@ def carried_matmul(a: np.ndarray, b: np.ndarray, carrier: Any = np.float32) -> n
     >>> carried_matmul(np.array([[100, 100]], np.int8), np.array([[100], [-3]], np.int8))
     array([[9700]], dtype=int32)
     """
-    largest = require_factors(a, b, "carried_matmul")
+    largest = _require_factors(a, b, "carried_matmul")
     block = exact_terms(largest, 1, carrier)
     if not block:
         raise ValueError(f"carried_matmul: products of up to {largest} need carrier=np.float64")
@@ -376,6 +375,28 @@ def require_room(q_weight: np.ndarray, q_bias: np.ndarray, axis: int, name: str)
         raise ValueError(f"{name}: sums could reach {largest}, which is no int32: split the layer")
 
 
+def pair(value: Any) -> tuple[int, int]:
+    """A number for rows and columns, or the two of them."""
+    rows, columns = np.broadcast_to(value, 2).tolist()
+    return rows, columns
+
+
+def windows_of(q: np.ndarray, layer: Any, zero_point: int) -> np.ndarray:
+    """Every window of int8 images, a view: (N, C, H, W) -> (N, C, KH, KW, OH, OW).
+
+    `layer` is a float one and says how; its padding, which stands for 0.0, is the zero point.
+    """
+    kernel, stride = pair(layer.kernel_size), pair(layer.stride)
+    dilation = pair(getattr(layer, "dilation", 1))
+    if layer.padding == "same":
+        whole = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        margins = [(n // 2, n - n // 2) for n in whole]
+    else:
+        margins = [(n, n) for n in pair(0 if layer.padding == "valid" else layer.padding)]
+    padded = np.pad(q, ((0, 0), (0, 0), *margins), constant_values=zero_point)
+    return sliding_windows(padded, kernel, stride, dilation)
+
+
 # %% modules/27_integer/integer_dev.py #integer-linear
 class IntegerLinear(IntegerLayer):
     """A Linear, and the ReLU behind it if `relu`, in integers: int8 (..., K) -> int8 (..., M).
@@ -401,42 +422,6 @@ class IntegerLinear(IntegerLayer):
         return "in_features={}, out_features={}".format(*self.q_weight.shape)
 
 
-# %% modules/27_integer/integer_dev.py #linear-forward
-def linear_forward(layer: IntegerLinear, q: Tensor) -> Tensor:
-    """requantised((q - x_zero_point) @ q_weight + q_bias), on rows."""
-    x = int8_of(q, layer.name)
-    if x.shape[-1:] != layer.q_weight.shape[:1]:
-        raise ValueError(f"{layer.name}: expected (..., {len(layer.q_weight.data)}), got {x.shape}")
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    accumulator = layer.matmul(layer.centred(rows), layer.q_weight.data)
-    y = layer.requantized(accumulator, axis=1)
-    return y.reshape(*x.shape[:-1], y.shape[1])
-
-
-# %% modules/27_integer/integer_dev.py #windows
-def pair(value: Any) -> tuple[int, int]:
-    """A number for rows and columns, or the two of them."""
-    rows, columns = np.broadcast_to(value, 2).tolist()
-    return rows, columns
-
-
-def windows_of(q: np.ndarray, layer: Any, zero_point: int) -> np.ndarray:
-    """Every window of int8 images, a view: (N, C, H, W) -> (N, C, KH, KW, OH, OW).
-
-    `layer` is a float one and says how; its padding, which stands for 0.0, is the zero point.
-    """
-    kernel, stride = pair(layer.kernel_size), pair(layer.stride)
-    dilation = pair(getattr(layer, "dilation", 1))
-    if layer.padding == "same":
-        whole = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        margins = [(n // 2, n - n // 2) for n in whole]
-    else:
-        margins = [(n, n) for n in pair(0 if layer.padding == "valid" else layer.padding)]
-    padded = np.pad(q, ((0, 0), (0, 0), *margins), constant_values=zero_point)
-    return sliding_windows(padded, kernel, stride, dilation)
-
-
-# %% modules/27_integer/integer_dev.py #integer-conv2d
 class IntegerConv2d(IntegerLayer):
     """A Conv2d, and the ReLU behind it if `relu`, in integers: int8 images -> int8 images.
 
@@ -464,6 +449,18 @@ class IntegerConv2d(IntegerLayer):
         outputs, inputs = self.q_weight.shape[:2]
         how = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding!r}"
         return f"{inputs * self.groups}, {outputs}, {how}"
+
+
+# %% modules/27_integer/integer_dev.py #linear-forward
+def linear_forward(layer: IntegerLinear, q: Tensor) -> Tensor:
+    """requantised((q - x_zero_point) @ q_weight + q_bias), on rows."""
+    x = int8_of(q, layer.name)
+    if x.shape[-1:] != layer.q_weight.shape[:1]:
+        raise ValueError(f"{layer.name}: expected (..., {len(layer.q_weight.data)}), got {x.shape}")
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    accumulator = layer.matmul(layer.centred(rows), layer.q_weight.data)
+    y = layer.requantized(accumulator, axis=1)
+    return y.reshape(*x.shape[:-1], y.shape[1])
 
 
 # %% modules/27_integer/integer_dev.py #conv2d-forward
@@ -496,7 +493,7 @@ def rounding_divide(total: np.ndarray, count: int) -> np.ndarray:
 
 
 # %% modules/27_integer/integer_dev.py #small-layers
-class KeepsGrid(Module):
+class _KeepsGrid(Module):
     """A layer whose result is on the grid of its input, of which it knows the zero point."""
 
     zero_point: Tensor
@@ -508,8 +505,7 @@ class KeepsGrid(Module):
         return f"zero_point={self.zero_point.item()}"
 
 
-# %% modules/27_integer/integer_dev.py #integer-relu
-class IntegerReLU(KeepsGrid):
+class IntegerReLU(_KeepsGrid):
     """max(q, zero_point): a ReLU that no layer took into its requantisation.
 
     >>> IntegerReLU(zero_point=-5)(Tensor([-9, 3], dtype=np.int8))
@@ -521,8 +517,13 @@ class IntegerReLU(KeepsGrid):
         return Tensor._wrap(np.maximum(x, np.int8(self.zero_point.item())))
 
 
-# %% modules/27_integer/integer_dev.py #integer-avg-pool
-class IntegerAvgPool2d(KeepsGrid):
+def _means(x: np.ndarray) -> Tensor:
+    """The means of int8 numbers over axes 2 and 3, as int8."""
+    total = x.sum(axis=(2, 3), dtype=np.int32)
+    return Tensor._wrap(rounding_divide(total, math.prod(x.shape[2:4])).astype(np.int8))
+
+
+class IntegerAvgPool2d(_KeepsGrid):
     """The mean of each window of int8 images, rounded by `rounding_divide`, on the same grid.
 
     Padding counts, as the zero point.
@@ -538,8 +539,7 @@ class IntegerAvgPool2d(KeepsGrid):
 
     def forward(self, q: Tensor) -> Tensor:
         x = int8_images(q, "IntegerAvgPool2d")
-        windows = windows_of(x, self, self.zero_point.item())
-        return mean_of_axes(windows, (2, 3))
+        return _means(windows_of(x, self, self.zero_point.item()))
 
     def _extra_repr(self) -> str:
         how = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -554,18 +554,88 @@ class IntegerGlobalAvgPool2d(Module):
     """
 
     def forward(self, q: Tensor) -> Tensor:
-        return mean_of_axes(int8_images(q, "IntegerGlobalAvgPool2d"), (2, 3))
+        return _means(int8_images(q, "IntegerGlobalAvgPool2d"))
 
 
-# %% modules/27_integer/integer_dev.py #mean-of-axes
-def mean_of_axes(x: np.ndarray, axes: tuple[int, ...]) -> Tensor:
-    """The mean of int8 numbers over some axes, as int8."""
-    total = x.sum(axis=axes, dtype=np.int32)
-    count = math.prod(x.shape[axis] for axis in axes)
-    return Tensor._wrap(rounding_divide(total, count).astype(np.int8))
+# %% modules/27_integer/integer_dev.py #supported
+def chain(name: str, module: Any) -> Iterator[tuple[str, Any]]:
+    """The layers of nested Sequentials in order, by dotted name; without what does nothing.
+
+    >>> [name for name, _ in chain("", Sequential(ReLU(), Dropout(), Sequential(Flatten())))]
+    ['0', '2.0']
+    """
+    if type(module) is Sequential:
+        for i, layer in enumerate(module.layers):
+            yield from chain(f"{name}.{i}" if name else str(i), layer)
+    elif not isinstance(module, (Dropout, Identity)):
+        yield name, module
 
 
-# %% modules/27_integer/integer_dev.py #integer-model-class
+MULTIPLIES: dict[type, Any] = {Linear: IntegerLinear, Conv2d: IntegerConv2d}
+KEEP_GRIDS: dict[type, Callable[..., Any]] = {
+    ReLU: lambda layer, zero_point: IntegerReLU(zero_point),
+    MaxPool2d: lambda layer, zero_point: layer,  # the order of integers is that of numbers
+    AvgPool2d: IntegerAvgPool2d,
+    GlobalAvgPool2d: lambda layer, zero_point: IntegerGlobalAvgPool2d(),
+    Flatten: lambda layer, zero_point: layer,
+}
+
+
+def without_relu(layer: Any) -> Linear | Conv2d:
+    """The layer that a Fused holds, or the layer itself."""
+    return layer.layer if type(layer) is Fused else layer
+
+
+def multiplies(layer: Any) -> bool:
+    """Is it a Linear or Conv2d, alone or Fused with a ReLU?"""
+    return type(without_relu(layer)) in MULTIPLIES
+
+
+def require_supported(layers: list[tuple[str, Any]]) -> None:
+    """TypeError that names the first layer for which there are no integers."""
+    for name, layer in layers:
+        if not multiplies(layer) and type(layer) not in KEEP_GRIDS:
+            where = f"layer {name}" if name else "the model"
+            known = ", ".join(kind.__name__ for kind in (*MULTIPLIES, *KEEP_GRIDS))
+            raise TypeError(
+                f"integer_model: {where} is {type(layer).__name__}, which has no integer form: a "
+                f"chain may hold Sequential, {known}, Dropout, Identity, and batch norms right "
+                "behind a Linear or Conv2d"
+            )
+
+
+def observed(
+    layers: list[tuple[str, Any]], batches: list[Tensor], config: QConfig
+) -> dict[str, Observer]:
+    """An observer of the input, by the name "input", and one of the result of each layer with a
+    weight, by its name, which have seen all batches."""
+    observers = {"input": config.activation()}
+    observers |= {name: config.activation() for name, layer in layers if multiplies(layer)}
+    for x in batches:
+        observers["input"].observe(x)
+        for name, layer in layers:
+            x = layer(x)
+            if name in observers:
+                observers[name].observe(x)
+    return observers
+
+
+CALIBRATION = QConfig()  # observers by histogram, weights by channel
+
+
+def weight_grids(layers: list[tuple[str, Any]], config: QConfig) -> dict[str, ChosenGrid]:
+    """The grids that the config's observers choose for the weights, by the names of layers."""
+    grids = {}
+    for name, layer in layers:
+        if multiplies(layer):
+            plain = without_relu(layer)
+            observer = config.weight(axis=MULTIPLIES[type(plain)].axis)
+            observer.observe(finite(plain.weight, f"{name}.weight"))
+            grids[name] = chosen_by(observer, f"{name}.weight")
+    return grids
+
+
+# %% modules/27_integer/integer_dev.py #integer-model
 class IntegerModel(Module):
     """A chain of integer layers: float images or rows in, int8 out; `integer_model` makes it.
 
@@ -610,111 +680,6 @@ class IntegerModel(Module):
         return "x_scale={:.4g}, x_zero_point={}".format(*ends)
 
 
-# %% modules/27_integer/integer_dev.py #chain
-def chain(name: str, module: Any) -> Iterator[tuple[str, Any]]:
-    """The layers of nested Sequentials in order, by dotted name; without what does nothing.
-
-    >>> [name for name, _ in chain("", Sequential(ReLU(), Dropout(), Sequential(Flatten())))]
-    ['0', '2.0']
-    """
-    if type(module) is Sequential:
-        for i, layer in enumerate(module.layers):
-            yield from chain(f"{name}.{i}" if name else str(i), layer)
-    elif not isinstance(module, (Dropout, Identity)):
-        yield name, module
-
-
-# %% modules/27_integer/integer_dev.py #supported
-MULTIPLIES: dict[type, Any] = {Linear: IntegerLinear, Conv2d: IntegerConv2d}
-KEEP_GRIDS: dict[type, Callable[..., Any]] = {
-    ReLU: lambda layer, zero_point: IntegerReLU(zero_point),
-    MaxPool2d: lambda layer, zero_point: layer,  # the order of integers is that of numbers
-    AvgPool2d: IntegerAvgPool2d,
-    GlobalAvgPool2d: lambda layer, zero_point: IntegerGlobalAvgPool2d(),
-    Flatten: lambda layer, zero_point: layer,
-}
-
-
-def without_relu(layer: Any) -> Linear | Conv2d:
-    """The layer that a Fused holds, or the layer itself."""
-    return layer.layer if type(layer) is Fused else layer
-
-
-def multiplies(layer: Any) -> bool:
-    """Is it a Linear or Conv2d, alone or Fused with a ReLU?"""
-    return type(without_relu(layer)) in MULTIPLIES
-
-
-def require_supported(layers: list[tuple[str, Any]]) -> None:
-    """TypeError that names the first layer for which there are no integers."""
-    for name, layer in layers:
-        if not multiplies(layer) and type(layer) not in KEEP_GRIDS:
-            where = f"layer {name}" if name else "the model"
-            known = ", ".join(kind.__name__ for kind in (*MULTIPLIES, *KEEP_GRIDS))
-            raise TypeError(
-                f"integer_model: {where} is {type(layer).__name__}, which has no integer form: a "
-                f"chain may hold Sequential, {known}, Dropout, Identity, and batch norms right "
-                "behind a Linear or Conv2d"
-            )
-
-
-# %% modules/27_integer/integer_dev.py #calibrated
-def observed(
-    layers: list[tuple[str, Any]], batches: list[Tensor], config: QConfig
-) -> dict[str, Observer]:
-    """An observer of the input, by the name "input", and one of the result of each layer with a
-    weight, by its name, which have seen all batches."""
-    observers = {"input": config.activation()}
-    observers |= {name: config.activation() for name, layer in layers if multiplies(layer)}
-    for x in batches:
-        observers["input"].observe(x)
-        for name, layer in layers:
-            x = layer(x)
-            if name in observers:
-                observers[name].observe(x)
-    return observers
-
-
-# %% modules/27_integer/integer_dev.py #weight-grids
-CALIBRATION = QConfig()  # observers by histogram, weights by channel
-
-
-def weight_grids(layers: list[tuple[str, Any]], config: QConfig) -> dict[str, ChosenGrid]:
-    """The grids that the config's observers choose for the weights, by the names of layers."""
-    grids = {}
-    for name, layer in layers:
-        if multiplies(layer):
-            plain = without_relu(layer)
-            observer = config.weight(axis=MULTIPLIES[type(plain)].axis)
-            observer.observe(finite(plain.weight, f"{name}.weight"))
-            grids[name] = chosen_by(observer, f"{name}.weight")
-    return grids
-
-
-# %% modules/27_integer/integer_dev.py #in-integers
-def in_integers(
-    layers: list[tuple[str, Any]],
-    grids: Mapping[str, ChosenGrid],
-    weights: Mapping[str, ChosenGrid],
-    matmul: Callable[..., np.ndarray],
-) -> IntegerModel:
-    """The layers with integers, each on the grid that the one before gives its result on.
-
-    `grids` are those of the "input" and of results, `weights` those of weights, by names of layers.
-    """
-    grid, made = grids["input"], []
-    for name, layer in layers:
-        if not multiplies(layer):
-            made.append(KEEP_GRIDS[type(layer)](layer, grid.zero_point))
-            continue
-        plain = without_relu(layer)
-        how = dict(relu=type(layer) is Fused, matmul=matmul, name=name)
-        made.append(MULTIPLIES[type(plain)](plain, (grid, weights[name], grids[name]), **how))
-        grid = grids[name]
-    return IntegerModel(made, grids["input"], grid)
-
-
-# %% modules/27_integer/integer_dev.py #integer-model
 def integer_model(
     model: Module,
     calibration_data: Any,
@@ -748,3 +713,26 @@ def integer_model(
         observers = observed(layers, batches, config)
     grids = {name: chosen_by(observer, name) for name, observer in observers.items()}
     return in_integers(layers, grids, weights, matmul)
+
+
+# %% modules/27_integer/integer_dev.py #in-integers
+def in_integers(
+    layers: list[tuple[str, Any]],
+    grids: Mapping[str, ChosenGrid],
+    weights: Mapping[str, ChosenGrid],
+    matmul: Callable[..., np.ndarray],
+) -> IntegerModel:
+    """The layers with integers, each on the grid that the one before gives its result on.
+
+    `grids` are those of the "input" and of results, `weights` those of weights, by names of layers.
+    """
+    grid, made = grids["input"], []
+    for name, layer in layers:
+        if not multiplies(layer):
+            made.append(KEEP_GRIDS[type(layer)](layer, grid.zero_point))
+            continue
+        plain = without_relu(layer)
+        how = dict(relu=type(layer) is Fused, matmul=matmul, name=name)
+        made.append(MULTIPLIES[type(plain)](plain, (grid, weights[name], grids[name]), **how))
+        grid = grids[name]
+    return IntegerModel(made, grids["input"], grid)
