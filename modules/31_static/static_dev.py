@@ -13,7 +13,15 @@ r"""
 # Static quantisation
 
 > A whole network on integers: prepare, calibrate, convert.
+
+Time: 4 to 5 hours. You have small weights (module 15), grids chosen by observers (22), training on grids (23) and exact products of integers (27). Here they become one machine: give it any
+trained network and some typical data, and you get back a network whose layers hand each other *bytes*.
 """
+
+# %% nbgrader={"grade": false, "grade_id": "whose", "locked": true, "solution": false}
+from tito.whose import whose_tinytorch
+
+whose_tinytorch()
 
 # %% nbgrader={"grade": false, "grade_id": "imports", "locked": true, "solution": false}
 #| export
@@ -52,19 +60,143 @@ from tinytorch.optimization.qat import (
 from tinytorch.optimization.quantization import finite, replace_modules
 from tinytorch.profiling.profiler import FLOPS
 
+# %% [markdown]
+r"""
+## What travels between layers?
+
+A small network for digits, quantised as in module 15: int8 weights, calibrated inputs. **Predict**: of which type is what one layer hands to the next, and how many bytes is it for 32 images? Write it down.
+"""
+
+# %%
+from functools import partial
+
+from tinytorch.core.autograd import no_grad
+from tinytorch.core.layers import Flatten, Sequential
+from tinytorch.core.losses import CrossEntropyLoss
+from tinytorch.core.optimizers import Adam
+from tinytorch.core.spatial import BatchNorm2d
+from tinytorch.core.tensor import manual_seed, randn
+from tinytorch.core.training import Trainer
+from tinytorch.data.loader import DataLoader, Digits
+from tinytorch.models.transformer import LayerNorm, TransformerBlock
+from tinytorch.optimization.observers import MinMaxObserver, PerChannelMinMaxObserver
+from tinytorch.optimization.qat import prepare_qat, qat_config
+from tinytorch.optimization.quantization import quantization_error, quantize_model
+from tito.testing import check, check_raises
+
+try:
+    import matplotlib.pyplot as plt
+except ImportError:
+    plt = None  # the plots are left out
+
+train, test = Digits(), Digits(train=False)
+
+
+def fit(model, epochs, lr=3e-3) -> Module:
+    """Train on the digits by Adam; the model comes back in eval mode."""
+    trainer = Trainer(model, Adam(model.parameters(), lr=lr), CrossEntropyLoss())
+    trainer.fit(DataLoader(train, batch_size=64, shuffle=True, seed=0), epochs)
+    return model.eval()
+
+
+def accuracy(model) -> float:
+    """The share of the 355 test digits that the model reads right."""
+    with no_grad():
+        guesses = model(test.images).data.argmax(axis=1)
+    return float((guesses == test.labels.data).mean())
+
+
+# %%
+manual_seed(0)
+mlp = fit(Sequential(Flatten(), Linear(64, 64), ReLU(), Linear(64, 10)), epochs=6)
+smaller = copy.deepcopy(mlp)
+quantize_model(smaller, train.images)
+
+x = test.images[:32]
+for layer in smaller:
+    y = layer(x)
+    print(f"{type(layer).__name__:16} {x.dtype} -> {y.dtype}, {y.nbytes:5} bytes")
+    x = y
+print(f"accuracy {accuracy(mlp):.3f}, with int8 weights {accuracy(smaller):.3f}")
+
+# %% [markdown]
+r"""
+The layers *multiply* integers, but each gives its result back as floats, and the next one rounds it again. Between them travel four bytes a number; a ReLU needs floating point; and so would max pooling. On a phone's signal processor or a microcontroller floats are slow or missing,
+and moving four bytes costs four times what moving one does. This is where you are going:
+
+```
+ image                                                                       scores
+ float32 -> Quantize -> int8 -> layer -> int8 -> ReLU, pool -> int8 -> layer -> int8 -> DeQuantize -> float32
+                                 |                 (nothing to compute)
+                    int8 x int8, summed in int32,
+                 + bias, x one number, rounded: int8
+```
+
+A layer can give int8 only if it knows its *result's* grid before it has seen the result. That is why this is called **static** quantisation: grids are chosen beforehand, on typical data, and stay.
+
+## Integers and what they stand for
+
+### Exercise 1: to_integers
+
+Floats go on a grid: $q = \mathrm{clip}(\mathrm{rint}(x \cdot \frac{1}{s}) + z)$. Module 23's `marks_of` has done the rounding; `marks` are float32, not yet clipped. What is left to do: clip to `limits` (smallest, largest) and return integers of the grid's own type, `chosen.grid.dtype`
+(int8, or uint8 where unsigned). If a mark isn't finite, call `finite(x, name)`, which raises an error that names the place if `x` is at fault (if `x` was only very large, it doesn't, and clipping is right).
+
+With scale 0.5 and zero point 10, [0.9, 100] has the marks [12, 210]: [12, 127].
+"""
+
 
 # %% nbgrader={"grade": false, "grade_id": "to-integers", "locked": false, "solution": true}
 #| exporti
 def to_integers(x: np.ndarray, chosen: ChosenGrid, name: str) -> np.ndarray:
     """clip(rint(x * float32(1 / scale)) + zero_point) in the grid's dtype; ValueError for NaN."""
-    ### BEGIN SOLUTION
     numbers, limits = x.astype(np.float32, copy=False), chosen.grid.limits
     with np.errstate(over="ignore"):  # what becomes infinite is clipped
         marks, _, _ = marks_of(numbers, chosen.scale, chosen.zero_point, *limits, chosen.axis)
+    ### BEGIN SOLUTION
     if not np.isfinite(marks).all():
         finite(x, name)  # says where
     return np.clip(marks, *limits, out=marks).astype(chosen.grid.dtype)
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-to-integers", "locked": true, "points": 6, "solution": false}
+def test_to_integers():
+    half = ChosenGrid(Grid(), 0.5, 10)
+    x = np.array([0.9, 100.0, -100.0], np.float32)
+    check(to_integers(x, half, "x"), np.array([12, 127, -128]), "clip to the grid's limits")
+    check(to_integers(x, half, "x").dtype, np.int8, "int8, as grid.dtype says")
+    with check_raises(ValueError, "the image holds nan at [1]", "NaN has no mark: finite says so"):
+        to_integers(np.array([0.0, np.nan], np.float32), half, "the image")
+    ### BEGIN HIDDEN TESTS
+    unsigned = ChosenGrid(Grid(bits=4, signed=False), 1.0, 3)
+    check(to_integers(x, unsigned, "x"), np.array([4, 15, 0]), "4 bits, unsigned: 0 to 15")
+    check(to_integers(x, unsigned, "x").dtype, np.uint8, "an unsigned grid: uint8")
+    large = np.array([1e38], np.float32)
+    check(to_integers(large, half, "x"), np.array([127]), "large but finite: clip, no error")
+    columns = ChosenGrid(Grid(), np.array([1.0, 0.1]), np.zeros(2, np.int32), 1)
+    check(to_integers(np.ones((1, 2), np.float32), columns, "w"), [[1, 10]], "a scale a column")
+    ### END HIDDEN TESTS
+
+
+test_to_integers()
+
+# %% [markdown]
+r"""
+An int8 array alone means nothing: 12 of what? So scale and zero point travel with it. `QuantizedTensor` holds both, and *is* a Tensor: any operation that doesn't know about integers finds the floats in `.data`, computed at that moment. Reshaping, transposing and indexing move the integers.
+
+`q - zero_point` doesn't fit into int8: -128 - 10 would wrap around to 118. `shifted` widens first; from now on you have it.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "shifted", "locked": true, "solution": false}
+#| exporti
+def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
+    """q - zero_point as int16, which holds -255 to 255: 0 stands for 0 now.
+
+    >>> shifted(np.array([-128, 127], np.int8), 10)
+    array([-138,  117], dtype=int16)
+    """
+    return q.astype(np.int16) - np.int16(zero_point)
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantized-tensor", "locked": true, "solution": false}
@@ -136,17 +268,10 @@ class QuantizedTensor(Tensor):
         return QuantizedTensor, (self.q, self.chosen)
 
 
-# %% nbgrader={"grade": false, "grade_id": "shifted", "locked": false, "solution": true}
-#| exporti
-def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
-    """q - zero_point as int16, which holds -255 to 255: 0 stands for 0 now.
-
-    >>> shifted(np.array([-128, 127], np.int8), 10)
-    array([-138,  117], dtype=int16)
-    """
-    ### BEGIN SOLUTION
-    return q.astype(np.int16) - np.int16(zero_point)
-    ### END SOLUTION
+# %% [markdown]
+r"""
+`Quantize` is the entrance, `DeQuantize` the exit. Both are modules, so they can stand in a `Sequential`, and the grid is saved with the model. **Predict** what follows: bytes, and the largest error of a digit's pixels (from 0 to 1).
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "grid-keeper", "locked": true, "solution": false}
@@ -210,6 +335,36 @@ class DeQuantize(Module):
         return x.dequantize() if isinstance(x, QuantizedTensor) else x
 
 
+# %%
+image = test.images[:1]
+pixels = Quantize(ChosenGrid(Grid(), 1 / 255, -128))
+q = pixels(image)
+print(q.q[0, 0, 2], "stands for", q.data[0, 0, 2].round(3))
+print(f"{image.nbytes} bytes -> {q.nbytes}; error {np.abs(q.data - image.data).max():.5f}", pixels)
+print("moved:", type(q.flatten(1)).__name__, "| computed with:", type(q * 2).__name__)
+
+# %% [markdown]
+r"""
+The error is at most half a step, 0.00196.
+
+## One Linear on integers
+
+Write numbers as $s (q - z)$, weights symmetric ($z = 0$), one scale for each output channel $m$:
+
+$$y_m = \sum_k s_x (q_k - z_x) \, s_m Q_{km} + b_m = s_x s_m \Big( \underbrace{\sum_k (q_k - z_x) Q_{km}}_{\text{integers: acc}} + \frac{b_m}{s_x s_m} \Big)$$
+
+and $y$ itself is to be an integer on its own grid: $q_y = \mathrm{rint}(y / s_y) + z_y$. Together:
+
+$$q_y = \mathrm{clip}\Big( \mathrm{rint}\Big( \big(\mathrm{acc} + \tfrac{b}{s_x s_m}\big) \cdot \tfrac{s_x s_m}{s_y} \Big) + z_y \Big)$$
+
+### Exercise 2: linear_sums
+
+The first part, the sums: int8 $(..., K)$ and $(K, M)$ give int32 $(..., M)$. `carried_matmul(a, b)` of module 27 multiplies integer *matrices* exactly (it carries them in floats, in blocks that never round). So: shift, make it rows, multiply, give it its shape back.
+
+(1 - 1) 3 + (2 - 1) 4 = 4 is the example in the docstring.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "linear-sums", "locked": false, "solution": true}
 #| exporti
 @op
@@ -226,31 +381,35 @@ def linear_sums(q_x, q_weight, x_zero_point=0):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "conv2d-sums", "locked": false, "solution": true}
-#| exporti
-@op
-def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
-    """Kernels of integers over images of integers, exactly: int8 -> int32 (N, O, OH, OW).
-
-    Shifted by the zero point, the padding that conv2d adds is the zero point.
-
-    >>> x, weight = Tensor([[[[1, 2]]]], dtype=np.int8), Tensor([[[[3, 4]]]], dtype=np.int8)
-    >>> conv2d_sums(x, weight, x_zero_point=1, padding=(0, 1))
-    Tensor([[[[0, 4, 3]]]], dtype=int32)
-    """
-    ### BEGIN SOLUTION
-    few = q_weight[0].size <= exact_terms(255, 128)
-    dtype = np.float32 if few else np.float64  # carries the integers without rounding
-    x = shifted(q_x, x_zero_point).astype(dtype)
-    return conv2d(x, q_weight.astype(dtype), **how).astype(np.int32)
-    ### END SOLUTION
+# %% nbgrader={"grade": true, "grade_id": "test-linear-sums", "locked": true, "points": 8, "solution": false}
+def test_linear_sums():
+    x, weight = np.array([[1, 2], [-128, 0]], np.int8), np.array([[3, -100], [4, 100]], np.int8)
+    right = (x.astype(int) - 100) @ weight.astype(int)
+    got = linear_sums(x, weight, x_zero_point=100)
+    check(got, right, "(x - zero point) @ weight, without wrapping")
+    check(got.dtype, np.int32, "sums are int32")
+    ### BEGIN HIDDEN TESTS
+    stack = np.arange(-12, 12, dtype=np.int8).reshape(2, 3, 4)
+    weight = np.arange(20, dtype=np.int8).reshape(4, 5)
+    right = (stack.astype(int) + 5) @ weight.astype(int)
+    check(linear_sums(stack, weight, x_zero_point=-5), right, "any axes before the last")
+    check(linear_sums(stack[:0], weight).shape, (0, 3, 5), "an empty batch has a shape, too")
+    ### END HIDDEN TESTS
 
 
-# %% nbgrader={"grade": false, "grade_id": "ops", "locked": true, "solution": false}
-#| exporti
-nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
-nondifferentiable(conv2d_sums)
-FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
+test_linear_sums()
+
+# %% [markdown]
+r"""
+### Exercise 3: requantized
+
+The second part, in float32: sums + bias / scale, times scale / out.scale, `np.rint`, plus the zero point, clipped from `lowest` to the grid's largest, as `out.grid.dtype`. `scale` is $s_x s_m$, already shaped to broadcast, as is `bias` (or None). Compute in **float32** (`sums.astype(np.float32)`, `np.float32(out.scale)`)
+and in this order: it is what PyTorch's FBGEMM kernels do, and then yours are equal to theirs bit for bit.
+
+Before you write it, **predict** with paper: $x$ = [1, 0.5] on a grid of 0.01 with $z_x$ = 0, weights 0.5 and 1.0 on a grid of 0.01, bias 0.1, result on a grid of 0.05 with $z_y$ = -100. What are the integers of x and of the weight, acc, the bias in steps of $s_x s_m$, and $q_y$?
+
+<details><summary>Hint</summary>Work in place on a float32 copy of the sums; the sums themselves must stay as they are. The smallest value is `lowest`, not the grid's: a ReLU will come in through it.</details>
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "requantized", "locked": false, "solution": true}
@@ -275,6 +434,58 @@ def requantized(
     numbers += np.float32(out.zero_point)
     return np.clip(numbers, lowest, out.grid.limits[1], out=numbers).astype(out.grid.dtype)
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-requantized", "locked": true, "points": 10, "solution": false}
+def test_requantized():
+    scale = np.float32([0.01 * 0.01])
+    out = ChosenGrid(Grid(), 0.05, -100)
+    sums = np.array([[10_000], [-10_000], [10**7]], np.int32)
+    got = requantized(sums, scale, np.float32([0.1]), out, -128)
+    check(got, np.array([[-78], [-118], [127]]), "(acc + bias / scale) scale / out.scale - 100")
+    check(got.dtype, np.int8, "the type of the result's grid")
+    check(sums[0, 0].item(), 10_000, "the sums stay as they are")
+    ### BEGIN HIDDEN TESTS
+    got = requantized(sums, scale, None, out, -100)
+    check(got, np.array([[-80], [-100], [127]]), "no bias; nothing below lowest")
+    halves = requantized(np.int32([1, 3]), np.float32([1]), None, ChosenGrid(Grid(), 2.0, 0), -128)
+    check(halves, np.array([0, 2]), "rint: halves go to the even number")
+    columns = np.float32([1.0, 0.5])
+    got = requantized(np.int32([[8, 8]]), columns, columns, ChosenGrid(Grid(), 1.0, 0), -128)
+    check(got, np.array([[9, 4]]), "each column its own scale; 8.5 / 2 + ... rounds to even")
+    unsigned = ChosenGrid(Grid(signed=False), 1.0, 3)
+    got = requantized(np.int32([300]), np.float32([1]), None, unsigned, 0)
+    check(got, np.array([255], np.uint8), "an unsigned grid ends at 255")
+    ### END HIDDEN TESTS
+
+
+test_requantized()
+
+# %%
+x_grid, w_grid = ChosenGrid(Grid(), 0.01, 0), ChosenGrid(Grid(scheme="symmetric"), 0.01, 0)
+q_x = to_integers(np.float32([[1.0, 0.5]]), x_grid, "x")
+q_w = to_integers(np.float32([[0.5], [1.0]]), w_grid, "w")
+acc, scale, bias = linear_sums(q_x, q_w), np.float32([0.01 * 0.01]), np.float32([0.1])
+print("x", q_x, "weight", q_w.T, "acc", acc, "bias in steps", bias / scale)
+q_y = requantized(acc, scale, bias, ChosenGrid(Grid(), 0.05, -100), -128)
+print("q_y", q_y, "stands for", (shifted(q_y, -100) * 0.05).round(6))
+
+# %% [markdown]
+r"""
+Acc 10,000, bias 1,000 steps, result -78, which stands for 1.1: exact here. Notice that the bias, as an integer, would be far outside int8: a bias lives on the *accumulator's* grid, so fine that rounding it would hardly matter.
+
+### Exercise 4: static_forward
+
+Now the layer. `StaticLayer` is what Linear and Conv2d will share; it keeps `q_weight`, `weight_scale` (one number, or one for each output channel), `bias` (or None) and the grid of its result. Write its forward pass:
+
+- if `x` isn't a QuantizedTensor, quantise it: `layer.input_grid()` gives the `Quantize` for that;
+- `layer.sums(x).data` are the sums; `layer.result_axis` says along which of their axes the output channels lie;
+- the sums' scale is `np.float32(x.scale)` times the weight's scales, bias and scale shaped by `by_channel(values, ndim, axis)` (it wants arrays with an axis: `np.atleast_1d`);
+- `layer.relu`: nothing below 0, which on the result's grid is nothing below its zero point. Otherwise the smallest integer is the grid's, `layer.chosen.grid.limits[0]`;
+- return a QuantizedTensor on `layer.chosen`.
+
+Which scale of x counts if x arrives as integers: the one that was calibrated for this layer's input, or the one that x brings along?
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "static-layer", "locked": true, "solution": false}
@@ -335,24 +546,7 @@ class StaticLayer(OnGrid):
         return f"{super()._extra_repr()}, {kind}, relu={self.relu}"
 
 
-# %% nbgrader={"grade": false, "grade_id": "static-forward", "locked": false, "solution": true}
-#| exporti
-def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
-    """What a quantised Linear or Conv2d does: quantise x if need be, add up, requantise."""
-    ### BEGIN SOLUTION
-    if not isinstance(x, QuantizedTensor):
-        x = layer.input_grid()(x)
-    sums, out = layer.sums(x).data, layer.chosen
-    scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
-    scale = by_channel(scale, sums.ndim, layer.result_axis)
-    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
-    lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
-    q = requantized(sums, scale, bias, out, lowest)
-    return QuantizedTensor(q, out)
-    ### END SOLUTION
-
-
-# %% nbgrader={"grade": false, "grade_id": "static-layers", "locked": true, "solution": false}
+# %% nbgrader={"grade": false, "grade_id": "static-linear", "locked": true, "solution": false}
 #| export
 class StaticQuantizedLinear(StaticLayer):
     """A Linear that takes and gives QuantizedTensors: int8 (..., K) -> int8 (..., M).
@@ -379,6 +573,160 @@ class StaticQuantizedLinear(StaticLayer):
         return ", ".join([*map(str, self.q_weight.shape), super()._extra_repr()])
 
 
+# %% nbgrader={"grade": false, "grade_id": "static-forward", "locked": false, "solution": true}
+#| exporti
+def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
+    """What a quantised Linear or Conv2d does: quantise x if need be, add up, requantise."""
+    ### BEGIN SOLUTION
+    if not isinstance(x, QuantizedTensor):
+        x = layer.input_grid()(x)
+    sums, out = layer.sums(x).data, layer.chosen
+    scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
+    scale = by_channel(scale, sums.ndim, layer.result_axis)
+    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
+    lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
+    q = requantized(sums, scale, bias, out, lowest)
+    return QuantizedTensor(q, out)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-static-forward", "locked": true, "points": 10, "solution": false}
+def layer_by_hand(relu=False):
+    """2 -> 2, input steps 0.01, weight steps 0.01 and 0.02, result steps 0.05 from -128."""
+    layer = Linear(2, 2)
+    layer.weight.data[...], layer.bias.data[...] = [[0.5, -1.0], [1.0, 0.2]], [0.1, 0.3]
+    scales = np.array([0.01, 0.02]), np.zeros(2, np.int32)
+    grids = {
+        "input": ChosenGrid(Grid(), 0.01, 0),
+        "weight": ChosenGrid(Grid(scheme="symmetric"), *scales, 1),
+        "activation": ChosenGrid(Grid(), 0.05, -50),
+    }
+    return StaticQuantizedLinear(layer, grids, relu, name="by hand")
+
+
+def test_static_forward():
+    x = Tensor([[1.0, 0.5]])
+    y = layer_by_hand()(x)  # 1.1 and -0.6
+    check(isinstance(y, QuantizedTensor), True, "the result is a QuantizedTensor")
+    check(y.q, np.array([[-28, -62]]), "each column has its own scale")
+    check((y.scale, y.zero_point), (0.05, -50), "on the grid of the layer's result")
+    check(layer_by_hand(relu=True)(x).q, np.array([[-28, -50]]), "relu: 0 is the zero point")
+    ### BEGIN HIDDEN TESTS
+    other = QuantizedTensor(np.array([[30, 20]], np.int8), ChosenGrid(Grid(), 0.05, 10))
+    check(layer_by_hand()(other).q, np.array([[-28, -62]]), "x brings its own scale: use that")
+    deep = QuantizedTensor(np.array([[[[30, 20]]]], np.int8), ChosenGrid(Grid(), 0.05, 10))
+    check(layer_by_hand()(deep).q, np.array([[[[-28, -62]]]]), "any axes before the last")
+    layer = layer_by_hand()
+    layer.bias = None
+    check(layer(x).q, np.array([[-30, -68]]), "without a bias")
+    layer.weight_scale = Tensor(0.01)
+    check(layer(x).q, np.array([[-30, -59]]), "one scale for the whole weight")
+    ### END HIDDEN TESTS
+
+
+test_static_forward()
+
+# %% [markdown]
+r"""
+Now two such layers behind one another, with grids taken by hand: observers look at what enters and leaves each layer of the network of the beginning. **Predict**: the bytes between the layers, and by how many of 355 digits the accuracy changes.
+"""
+
+
+# %%
+def on_integers(layer, x, relu=False) -> StaticQuantizedLinear:
+    """A Linear on integers, its grids chosen for this x."""
+    y = np.maximum(layer(x).data, 0) if relu else layer(x).data
+    seen = {
+        "input": (MinMaxObserver(), x),
+        "weight": (PerChannelMinMaxObserver(axis=1, scheme="symmetric"), layer.weight),
+        "activation": (MinMaxObserver(), y),
+    }
+    grids = {}
+    for key, (observer, numbers) in seen.items():
+        observer.observe(numbers)
+        axis = getattr(observer, "axis", None)
+        grids[key] = ChosenGrid(observer.grid, *observer.calculate_qparams(), axis)
+    return StaticQuantizedLinear(layer, grids, relu)
+
+
+rows = train.images.flatten(1)
+first = on_integers(mlp[1], rows, relu=True)
+last = on_integers(mlp[3], mlp[2](mlp[1](rows)))
+x = test.images[:32].flatten(1)
+for layer in (first, last):
+    y = layer(x)
+    print(f"{type(x).__name__:16} -> {y.q.dtype}, {y.nbytes:5} bytes")
+    x = y
+print(
+    f"accuracy {accuracy(mlp):.3f}, on integers {accuracy(Sequential(Flatten(), first, last)):.3f}"
+)
+
+# %% [markdown]
+r"""
+## Convolution, and what stands outside the picture
+
+A convolution is the same with windows for rows. But what does it pad with? In floats with 0.0. **Predict**: pixels from 0 to 1 on int8 have scale 1/255 and zero point -128. If you pad a black image with the *integer* 0, which grey is its frame?
+
+### Exercise 5: conv2d_sums
+
+Exact sums of int8 images and int8 kernels, as int32. Module 09's `conv2d(x, weight, stride=..., padding=..., ...)` works on arrays of floats. Shift **first**, and its padding with 0.0 is right.
+
+A float32 carries integers exactly up to $2^{24}$: with terms of at most 255 x 128 that is `exact_terms(255, 128)` = 514 of them. Count the terms of one sum, `q_weight[0].size`; for more, carry in float64.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "conv2d-sums", "locked": false, "solution": true}
+#| exporti
+@op
+def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
+    """Kernels of integers over images of integers, exactly: int8 -> int32 (N, O, OH, OW).
+
+    Shifted by the zero point, the padding that conv2d adds is the zero point.
+
+    >>> x, weight = Tensor([[[[1, 2]]]], dtype=np.int8), Tensor([[[[3, 4]]]], dtype=np.int8)
+    >>> conv2d_sums(x, weight, x_zero_point=1, padding=(0, 1))
+    Tensor([[[[0, 4, 3]]]], dtype=int32)
+    """
+    ### BEGIN SOLUTION
+    few = q_weight[0].size <= exact_terms(255, 128)
+    dtype = np.float32 if few else np.float64  # carries the integers without rounding
+    x = shifted(q_x, x_zero_point).astype(dtype)
+    return conv2d(x, q_weight.astype(dtype), **how).astype(np.int32)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-conv2d-sums", "locked": true, "points": 8, "solution": false}
+def test_conv2d_sums():
+    x, weight = np.array([[[[1, 2]]]], np.int8), np.array([[[[3, 4]]]], np.int8)
+    got = conv2d_sums(x, weight, x_zero_point=1, padding=(0, 1))
+    check(got, np.array([[[[0, 4, 3]]]]), "shifted [0, 1], padded [0, 0, 1, 0], times [3, 4]")
+    check(got.dtype, np.int32, "sums are int32")
+    edge = conv2d_sums(np.full((1, 1, 2, 2), -128, np.int8), weight, x_zero_point=-128, padding=1)
+    check(edge.any(), False, "black, padded with black, gives 0 everywhere")
+    ### BEGIN HIDDEN TESTS
+    x = np.full((1, 64, 3, 3), 127, np.int8)  # 576 terms of 255 * 127, and one that is odd
+    weight = np.full((1, 64, 3, 3), 127, np.int8)
+    weight[0, 0, 0, 0] = 126
+    check(conv2d_sums(x, weight, x_zero_point=-128).item(), 255 * (576 * 127 - 1), "float64 beyond")
+    x = np.arange(-64, 64, dtype=np.int8).reshape(2, 4, 4, 4)
+    weight = np.arange(16, dtype=np.int8).reshape(4, 2, 1, 2)
+    got = conv2d_sums(x, weight, x_zero_point=7, stride=2, groups=2)
+    right = conv2d(x.astype(float) - 7, weight.astype(float), stride=2, groups=2)
+    check(got, right.astype(int), "stride, groups and the rest are passed on")
+    ### END HIDDEN TESTS
+
+
+test_conv2d_sums()
+
+# %% nbgrader={"grade": false, "grade_id": "ops", "locked": true, "solution": false}
+#| exporti
+nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
+nondifferentiable(conv2d_sums)
+FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
+
+
+# %% nbgrader={"grade": false, "grade_id": "quantized-conv2d", "locked": true, "solution": false}
+#| export
 class QuantizedConv2d(StaticLayer):
     """A Conv2d that takes and gives QuantizedTensors; it pads with the zero point.
 
@@ -406,7 +754,55 @@ class QuantizedConv2d(StaticLayer):
         return ", ".join([sizes, *how, super()._extra_repr()])
 
 
-# %% nbgrader={"grade": false, "grade_id": "quantized-relu", "locked": false, "solution": true}
+# %%
+kernel = np.ones((1, 1, 3, 3), np.int8)
+
+
+def blurred(image, frame=None) -> np.ndarray:
+    """3 x 3 means of a float image (1, 1, H, W) by integers; `frame` is the integer around it."""
+    q = pixels(Tensor(image)).q
+    if frame is not None:
+        q = np.pad(q, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=frame)
+    padding = 1 if frame is None else 0
+    return conv2d_sums(q, kernel, x_zero_point=-128, padding=padding)[0, 0] / 9 / 255
+
+
+black = np.zeros((1, 1, 4, 4))
+print("black, framed by the integer 0:", *blurred(black, frame=0).round(2), sep="\n")
+print("framed by the zero point:      ", *blurred(black).round(2), sep="\n")
+if plt:
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3))
+    pictures = {
+        "a digit": image.data[0, 0],
+        "blurred, framed by 0": blurred(image.data, frame=0),
+        "framed by the zero point": blurred(image.data),
+    }
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        axis.set(title=title, xlabel="column (pixels)", ylabel="row (pixels)")
+    figure.tight_layout()
+    plt.show()
+
+# %% [markdown]
+r"""
+The integer 0 is a grey of 128/255, half way to white. No error would tell you; the network would only be a little worse, at the edges.
+
+## Layers that need no arithmetic
+
+On a grid larger integers stand for larger numbers (scales are positive). So a maximum of integers is the maximum of what they stand for, and the grid stays as it is.
+
+### Exercise 6: ReLU and pooling
+
+Three layers. What comes as floats, they treat as their float versions do: `relu(x)`, `super().forward(x)`.
+- `QuantizedReLU`: max(q, zero_point), on the same grid, in the same type of integer (`x.q.dtype.type(...)` makes a NumPy number of it).
+- `QuantizedMaxPool2d`: `super().forward` on the integers, as `Tensor._wrap(x.q)`.
+- `QuantizedAvgPool2d`: means of integers aren't integers. Shift, so that padding with 0 is right; as float32; `super().forward`; `np.rint`; add the zero point; back to `x.q.dtype`.
+
+On a grid with zero point 1, the mean of [1, 2, 3, 4] is that of the shifted [0, 1, 2, 3] = 1.5, rounded 2, plus 1: 3.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "same-grid", "locked": false, "solution": true}
 #| export
 class QuantizedReLU(Module):
     """max(q, zero_point) on integers; floats it takes as ReLU does.
@@ -424,8 +820,6 @@ class QuantizedReLU(Module):
         ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "quantized-pools", "locked": false, "solution": true}
-#| export
 class QuantizedMaxPool2d(MaxPool2d):
     """The largest integer of each window stands for the largest number: the grid stays.
 
@@ -460,6 +854,43 @@ class QuantizedAvgPool2d(AvgPool2d):
         ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-same-grid", "locked": true, "points": 11, "solution": false}
+def test_same_grid():
+    grid = ChosenGrid(Grid(), 0.5, 10)
+    y = QuantizedReLU()(QuantizedTensor(np.array([-20, 30], np.int8), grid))
+    check(y.q, np.array([10, 30]), "what is below the zero point becomes the zero point")
+    check((y.q.dtype.name, y.scale, y.zero_point), ("int8", 0.5, 10), "the grid stays")
+    image = QuantizedTensor(np.array([[[[1, 2], [3, 4]]]], np.int8), ChosenGrid(Grid(), 0.5, 1))
+    check(QuantizedMaxPool2d(2)(image).q, np.array([[[[4]]]]), "the largest integer")
+    check(QuantizedAvgPool2d(2)(image).q, np.array([[[[3]]]]), "1.5 is rounded to 2, plus 1")
+    floats = image.dequantize()
+    check(QuantizedMaxPool2d(2)(floats), [[[[1.5]]]], "floats are pooled as floats")
+    ### BEGIN HIDDEN TESTS
+    check(QuantizedReLU()(Tensor([-1.0, 2.0])), [0.0, 2.0], "floats: as relu")
+    check(QuantizedAvgPool2d(2)(floats), [[[[0.75]]]], "floats are pooled as floats")
+    dark = QuantizedTensor(np.full((1, 1, 2, 2), -120, np.int8), ChosenGrid(Grid(), 0.5, 90))
+    check(QuantizedMaxPool2d(2, padding=1)(dark).q, np.full((1, 1, 2, 2), -120), "int8 keeps signs")
+    means = QuantizedAvgPool2d(2, padding=1)(dark)
+    check(means.q, np.full((1, 1, 2, 2), 38), "padding stands for 0: -210 / 4 = -52.5, to even")
+    check(means.q.dtype, np.int8, "the mean is int8 again")
+    ### END HIDDEN TESTS
+
+
+test_same_grid()
+
+# %% [markdown]
+r"""
+## Attention: two products, and a softmax between them
+
+Attention multiplies two *activations*, twice: $q k^T$ and weights $\cdot\, v$. Both have zero points: shift both, and the products are integers. What stays float is the softmax. Why? $e^x$ turns differences into ratios: a step of 0.1 in a score is 10 % of a weight, so a grid fine enough
+for the largest scores would waste nearly all its marks. (The sums $x + f(x)$ around attention and LayerNorm's $1/\sqrt{\sigma^2}$ stay float for like reasons: each mixes numbers of two grids, or divides by what is only known at run time.)
+
+### Exercise 7: products
+
+The product of two QuantizedTensors as float32: `carried_matmul` of both, shifted (it takes stacks of matrices), then times both scales.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "products", "locked": false, "solution": true}
 #| exporti
 def products(a: QuantizedTensor, b: QuantizedTensor) -> np.ndarray:
@@ -470,27 +901,96 @@ def products(a: QuantizedTensor, b: QuantizedTensor) -> np.ndarray:
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "quantized-attention-of-heads", "locked": false, "solution": true}
+# %% nbgrader={"grade": true, "grade_id": "test-products", "locked": true, "points": 6, "solution": false}
+def test_products():
+    a = QuantizedTensor(np.array([[3, 5]], np.int8), ChosenGrid(Grid(), 0.5, 1))
+    b = QuantizedTensor(np.array([[-7], [10]], np.int8), ChosenGrid(Grid(), 0.1, -10))
+    check(products(a, b), [[0.5 * 0.1 * (2 * 3 + 4 * 20)]], "shift both, multiply, both scales")
+    check(products(a, b).dtype, np.float32, "float32")
+    ### BEGIN HIDDEN TESTS
+    far = QuantizedTensor(np.full((2, 1, 600), -128, np.int8), ChosenGrid(Grid(), 1.0, 127))
+    right = np.full((2, 1, 1), 255.0**2 * 600)
+    check(products(far, far.swapaxes(-1, -2)), right, "-255 each: nothing wraps, nothing rounds")
+    ### END HIDDEN TESTS
+
+
+test_products()
+
+# %% [markdown]
+r"""
+The attention weights need no observer: they lie between 0 and 1, so `SHARES`, a grid of 256 marks from 0 to 1, fits all of them.
+
+### Exercise 8: integer_attention
+
+Fill in three steps; the mask is done for you:
+- `scores`, float32: `products` of q and k with its last two axes swapped, times `np.float32(checked_scale(q, k, None))`, which is $1/\sqrt D$;
+- `weights`, by `softmax_of_scores`, from scores + `added` (which may be None) go on the grid `SHARES`: `to_integers(weights, SHARES, "attention")`, as a QuantizedTensor;
+- their `products` with v, as a Tensor: `Tensor._wrap`.
+"""
+
+# %% nbgrader={"grade": false, "grade_id": "shares", "locked": true, "solution": false}
 #| exporti
 SHARES = ChosenGrid(Grid(), 1 / 255, -128)  # what lies between 0 and 1 needs no calibration
 
 
+# %% nbgrader={"grade": false, "grade_id": "integer-attention", "locked": false, "solution": true}
+#| exporti
 def integer_attention(q, k, v, mask=None, is_causal=False, **options) -> Tensor:
     """Attention whose two products multiply integers; the softmax between them is float.
 
     The weights, from 0 to 1, go on a fixed grid of steps of 1/255. No `options`: there is no
     dropout in eval mode, and no block_size.
     """
+    shape = *q.shape[:-1], k.shape[-2]
+    mask = None if mask is None else checked_mask(mask, shape)
+    everywhere = slice(0, shape[-2]), slice(0, shape[-1])
+    added = added_to_scores(mask, is_causal, *everywhere, np.float32)
     ### BEGIN SOLUTION
     scores = products(q, k.swapaxes(-1, -2)) * np.float32(checked_scale(q, k, None))
-    if mask is not None:
-        mask = checked_mask(mask, scores.shape)
-    everywhere = slice(0, scores.shape[-2]), slice(0, scores.shape[-1])
-    added = added_to_scores(mask, is_causal, *everywhere, scores.dtype)
     weights = softmax_of_scores(scores if added is None else scores + added)
     shares = QuantizedTensor(to_integers(weights, SHARES, "attention"), SHARES)
     return Tensor._wrap(products(shares, v))
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-integer-attention", "locked": true, "points": 10, "solution": false}
+def integers_of(*shape, scale=0.05, zero_point=3) -> QuantizedTensor:
+    """Some integers that are always the same."""
+    q = np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
+    return QuantizedTensor(q, ChosenGrid(Grid(), scale, zero_point))
+
+
+def test_integer_attention():
+    q, k, v = integers_of(1, 4, 8, scale=0.01), integers_of(1, 5, 8), integers_of(1, 5, 2)
+    scores = q.data @ k.data.swapaxes(-1, -2) / np.sqrt(8)
+    weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    right = np.rint(weights * 255) / 255 @ v.data
+    check(integer_attention(q, k, v), right, "softmax, rounded to steps of 1/255, times v", 1e-4)
+    ### BEGIN HIDDEN TESTS
+    first = integer_attention(q, k, v, is_causal=True)[:, 0]
+    check(first, v.data[:, 0], "the first looks at the first only: use `added`", 1e-4)
+    ones = np.array([True, False, True, True, True])
+    kept = np.exp(scores) * ones
+    right = np.rint(kept / kept.sum(axis=-1, keepdims=True) * 255) / 255 @ v.data
+    check(integer_attention(q, k, v, ones[None]), right, "a mask hides keys", 1e-4)
+    ### END HIDDEN TESTS
+
+
+test_integer_attention()
+
+# %%
+even = QuantizedTensor(np.zeros((1, 8), np.int8), ChosenGrid(Grid(), 0.1, 0))  # all scores are 0
+for keys in (2, 8, 100, 255, 500, 520, 1000):
+    ones = QuantizedTensor(np.ones((keys, 1), np.int8), ChosenGrid(Grid(), 1.0, 0))
+    mixed = integer_attention(even, even.expand(keys, 8), ones).item()
+    print(f"{keys:5} keys, each with weight {1 / keys:.4f}: the mean of ones is {mixed:.3f}")
+
+# %% [markdown]
+r"""
+Eight bits of a *share* have their limit: where attention spreads evenly over 520 keys, each share is under half a step, and nothing is left. Trained attention is rarely that even, but on long texts measure before you trust it. (PyTorch's quantised attention avoids the question: its projections are quantised, both products stay float.)
+
+The rest of attention is given. `prepare` will turn a MultiHeadAttention into an observed one, `convert` that into a quantised one.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-layers", "locked": true, "solution": false}
@@ -540,6 +1040,14 @@ def with_replaced(model: Module, replaced: Mapping[int, Any]) -> Any:
     """The model with modules replaced (by id), or what replaces the model itself."""
     replace_modules(model, replaced)
     return replaced.get(id(model), model)
+
+
+# %% [markdown]
+r"""
+## prepare: let observers watch
+
+You won't choose grids by hand for each layer. `prepare` makes a copy of the model in which each layer is `Observed`: it computes as before, and two observers see what goes in and what comes out. Given are that class and the checks of what the user asked for.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "observed", "locked": true, "solution": false}
@@ -598,6 +1106,20 @@ def check_prepared(model: Any, qconfig: Any) -> None:
             )
 
 
+# %% [markdown]
+r"""
+### Exercise 9: to_watch
+
+Which parts get observers? Go through `model.named_modules()` (parents come first) and collect `(name, part, config)` where
+
+- the layer's type is a key of `LAYERS`, or it is a MultiHeadAttention whose `block_size` is None. The layer is the part itself, or, if the part is a `Fused`, `part.layer`;
+- `config_of(name, layer, table)` of module 23 isn't None (it looks the layer up by name, by parents' names, by type);
+- the layer wasn't met before: a Fused comes by as itself and then again as the layer within it. Note each layer's `id`, also of those that are skipped.
+
+Compare types by `type(...)`, not by isinstance: a subclass may compute something else.
+"""
+
+
 # %% nbgrader={"grade": false, "grade_id": "to-watch", "locked": false, "solution": true}
 #| exporti
 def to_watch(model: Module, table: Mapping[Any, QConfig | None]) -> list[tuple[str, Any, QConfig]]:
@@ -620,6 +1142,31 @@ def to_watch(model: Module, table: Mapping[Any, QConfig | None]) -> list[tuple[s
         seen.add(id(layer))
     ### END SOLUTION
     return found
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-to-watch", "locked": true, "points": 8, "solution": false}
+def test_to_watch():
+    config, four = QConfig(), QConfig(activation=partial(MinMaxObserver, bits=4))
+    model = Sequential(Fused(Linear(2, 3)), ReLU(), Linear(3, 3), Conv2d(1, 1, 1))
+    found = to_watch(model, {"": config})
+    check([name for name, _, _ in found], ["0", "2", "3"], "a Fused stands for the layer within")
+    check([part is model[int(name)] for name, part, _ in found], [True] * 3, "the parts themselves")
+    found = to_watch(model, {"": config, "2": None, Conv2d: four})
+    check([name for name, _, _ in found], ["0", "3"], "None leaves a layer float")
+    check([c is four for _, _, c in found], [False, True], "each with its own config")
+    ### BEGIN HIDDEN TESTS
+    names = [name for name, _, _ in to_watch(model, {"": config, Linear: None})]
+    check(names, ["3"], "a Fused Linear is a Linear, too")
+    attention = Sequential(MultiHeadAttention(4, 2), MultiHeadAttention(4, 2, block_size=2))
+    names = [name for name, _, _ in to_watch(attention, {"": config})]
+    check([n for n in names if "." not in n], ["0"], "attention in blocks stays float")
+    check(len(names), 9, "but all eight projections are watched")
+    shared = Linear(2, 2)
+    check(len(to_watch(Sequential(shared, shared), {"": config})), 1, "a shared layer once")
+    ### END HIDDEN TESTS
+
+
+test_to_watch()
 
 
 # %% nbgrader={"grade": false, "grade_id": "prepare", "locked": true, "solution": false}
@@ -658,7 +1205,26 @@ def prepare(
     return model
 
 
-# %% nbgrader={"grade": false, "grade_id": "chosen-by", "locked": true, "solution": false}
+# %%
+prepared = prepare(mlp, example=test.images[:2])
+print(prepared)
+with no_grad():
+    same = np.abs(prepared(train.images).data - mlp(train.images).data).max()
+print(f"largest difference to the model before: {same}")
+print(prepared[1].output_observer)
+
+# %% [markdown]
+r"""
+With an `example`, `fuse` of module 22 has put batch norms into weights and joined ReLUs to their layers: the grid of a `Fused` result spends no mark on negative numbers. The model computed what it always does, and the observers know their grids.
+
+## convert: put the integers in
+
+For a layer that was observed, `observed_grids` takes the three grids from the observers (the weight's is chosen now). `converted_layer` makes the layer on integers, also from a layer that module 23's `prepare_qat` made and that was trained. Two tables say what becomes of which type:
+first layers (which hold rounders of their own), then the rest.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "converted-parts", "locked": true, "solution": false}
 #| exporti
 def require_seen(seen: Any, name: str) -> None:
     """RuntimeError where a layer saw no data."""
@@ -675,11 +1241,8 @@ def chosen_by(observer: Any, name: str) -> ChosenGrid:
     return ChosenGrid(observer.grid, scale, zero_point, getattr(observer, "axis", None))
 
 
-# %% nbgrader={"grade": false, "grade_id": "observed-grids", "locked": false, "solution": true}
-#| exporti
 def observed_grids(part: Observed, name: str) -> dict[str, ChosenGrid]:
     """The grids of an observed layer: of its "input", its "weight" and its "activation"."""
-    ### BEGIN SOLUTION
     layer = part.layer.layer if isinstance(part.layer, Fused) else part.layer
     observer = part.config.weight(axis=LAYERS[type(layer)].weight_axis)
     observer.observe(finite(layer.weight, f"{name}.weight"))
@@ -688,11 +1251,8 @@ def observed_grids(part: Observed, name: str) -> dict[str, ChosenGrid]:
         "weight": chosen_by(observer, f"{name}.weight"),
         "activation": chosen_by(part.output_observer, name),
     }
-    ### END SOLUTION
 
 
-# %% nbgrader={"grade": false, "grade_id": "converted-parts", "locked": true, "solution": false}
-#| exporti
 def converted_layer(part: Observed | FakeQuantizedLayer, name: str) -> StaticLayer:
     """The layer on integers that an observed layer, or one trained by QAT, becomes."""
     plain: Any
@@ -722,6 +1282,15 @@ CONVERTED: dict[type, Any] = {
     MaxPool2d: lambda part, name: turned_into(QuantizedMaxPool2d, part),
     AvgPool2d: lambda part, name: turned_into(QuantizedAvgPool2d, part),
 }
+
+# %% [markdown]
+r"""
+### Exercise 10: convert
+
+On a deep copy in eval mode, for each of the two tables in turn: for every module whose type is in the table, what replaces it is `table[type(part)](part, name or "the model")`. Collect these by `id(part)`, and let `with_replaced(model, replaced)` put them in; it returns the model (or what replaced it, where the model is a bare layer).
+
+Two rounds, not one: converting an attention copies its attributes, so its projections must be integers before; and the rounders within a trained layer are gone after the first round.
+"""
 
 
 # %% nbgrader={"grade": false, "grade_id": "convert", "locked": false, "solution": true}
@@ -755,3 +1324,306 @@ def convert(model: Module) -> Module:
         model = with_replaced(model, replaced)
     return model
     ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-convert", "locked": true, "points": 8, "solution": false}
+def small_model() -> Module:
+    manual_seed(0)
+    return Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+
+
+def test_convert():
+    x = Tensor(np.linspace(-1, 1, 40).reshape(10, 4))
+    prepared = prepare(small_model(), example=x)
+    with check_raises(RuntimeError, "0.input is not calibrated", "given: chosen_by says so"):
+        convert(prepared)
+    right = prepared(x).data
+    got = convert(prepared)
+    names = [type(layer).__name__ for layer in got]
+    check(names, ["StaticQuantizedLinear", "Identity", "StaticQuantizedLinear"], "layers replaced")
+    check(np.abs(got(x).data - right).max() < 0.02, True, "nearly the same results")
+    check(type(prepared[0]).__name__, "Observed", "the prepared model stays as it is: deepcopy")
+    ### BEGIN HIDDEN TESTS
+    unfused = prepare(small_model())
+    unfused(x)
+    check(type(convert(unfused)[1]).__name__, "QuantizedReLU", "the second table, too")
+    bare = prepare(Linear(4, 2))
+    bare(x)
+    check(type(convert(bare)).__name__, "StaticQuantizedLinear", "a bare layer is replaced itself")
+    attention = prepare(MultiHeadAttention(4, 2))
+    attention(x)
+    got = convert(attention)
+    check(type(got.q_proj).__name__, "StaticQuantizedLinear", "layers first, then attention")
+    trained = prepare_qat(Sequential(FakeQuantize(MinMaxObserver()), *small_model()), example=x)
+    names = [type(layer).__name__ for layer in convert(trained)]
+    check(names[:2], ["Quantize", "StaticQuantizedLinear"], "models of prepare_qat, too")
+    ### END HIDDEN TESTS
+
+
+test_convert()
+
+# %% [markdown]
+r"""
+## Put together: a network with convolutions
+
+A small CNN with batch norms reads the digits. It is prepared and calibrated on 200 training images without labels, and converted in several ways. Two rows are trained with rounding by module 23 (4 more epochs; weights of 2 bits), one is the control: as many more epochs in floats, then rounded to 2 bits.
+
+**Predict** the accuracy of each row: observers by histogram or by extremes; one scale for each weight tensor instead of each channel; weights of 4, 3 and 2 bits; and 2 bits trained. How many bytes does each *hold*?
+"""
+
+# %%
+manual_seed(0)
+cnn = Sequential(
+    *(Conv2d(1, 16, 3, padding=1), BatchNorm2d(16), ReLU(), MaxPool2d(2)),
+    *(Conv2d(16, 32, 3, padding=1), BatchNorm2d(32), ReLU(), AvgPool2d(2)),
+    *(Flatten(), Linear(128, 10)),
+)
+fit(cnn, epochs=8)
+typical = train.images[:200]
+
+
+def static(model, config=DEFAULT) -> Module:
+    """Prepared, calibrated on the typical images, converted."""
+    prepared = prepare(model, config, typical[:8])
+    with no_grad():
+        prepared(typical)
+    return convert(prepared)
+
+
+def weights_of(bits) -> QConfig:
+    """Weights of so many bits by channel, activations of 8."""
+    return QConfig(weight=partial(PerChannelMinMaxObserver, bits=bits, scheme="symmetric"))
+
+
+two_bits = prepare_qat(
+    Sequential(FakeQuantize(MinMaxObserver()), *cnn), qat_config(weight_bits=2), typical
+)
+fit(two_bits.train(), epochs=4, lr=1e-3)
+control = fit(copy.deepcopy(cnn).train(), epochs=4, lr=1e-3)
+
+# %%
+whole_weight = QConfig(weight=lambda axis: MinMaxObserver(scheme="symmetric"))
+networks = {
+    "float32": cnn,
+    "int8, histogram": static(cnn),
+    "int8, extremes": static(cnn, QConfig(activation=MinMaxObserver)),
+    "one scale a weight": static(cnn, whole_weight),
+    "4-bit weights": static(cnn, weights_of(4)),
+    "3-bit weights": static(cnn, weights_of(3)),
+    "2-bit weights": static(cnn, weights_of(2)),
+    "2 bits, control": static(control, weights_of(2)),
+    "2 bits, trained": convert(two_bits),
+}
+
+
+def held_bytes(model) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
+with no_grad():
+    right = cnn(test.images)
+print("                     accuracy      dB    bytes held")
+for name, model in networks.items():
+    with no_grad():
+        scores = Tensor(model(test.images).data)
+    decibels = quantization_error(right, scores)["snr_db"]
+    print(f"{name:20} {accuracy(model):8.3f} {decibels:7.1f} {held_bytes(model):10,}")
+print(networks["int8, histogram"])
+
+# %% [markdown]
+r"""
+Read it honestly. **At 8 bits nothing is lost**, whichever way the grids are chosen; on this easy task the choice of observer shows in decibels only. Weights of 4 bits still do; below, rounding after training fails, and training with rounding repairs a good part of it, which the control's more epochs don't.
+(dB against the *float* network mean little for the two that were trained on: they are other networks.)
+
+And the bytes: weights of 2 bits are *held* in int8 like all others. Packing them was module 24; it doesn't happen here.
+
+Where do errors arise? Compare each layer's result with the float network's, for everything before it quantised, and for that layer alone (`qconfig` {"": None, name: ...} leaves all others float). **Predict** which layer hurts most, and whether errors add up or fade on the way.
+"""
+
+
+# %%
+def decibels_by_layer(quantized) -> list[float]:
+    """The SNR of what each layer gives, against the fused float network."""
+    x = y = test.images
+    found = []
+    with no_grad():
+        for layer, other in zip(fuse(cnn, typical[:8]), quantized, strict=True):
+            x, y = layer(x), other(y)
+            found.append(quantization_error(Tensor(x.data), Tensor(y.data))["snr_db"])
+    return found
+
+
+lines = {name: decibels_by_layer(networks[name]) for name in ("int8, histogram", "4-bit weights")}
+for name in ("0", "4", "9"):
+    lines[f"layer {name} alone"] = decibels_by_layer(static(cnn, {"": None, name: DEFAULT}))
+steps = ["conv", "(norm)", "(relu)", "max pool", "conv", "(norm)", "(relu)", "avg pool", "flatten"]
+steps += ["linear"]
+print("dB after         " + "".join(f"{step:>9}" for step in steps))
+for name, values in lines.items():
+    print(f"{name:17}" + "".join(f"{value:9.1f}" for value in values))
+if plt:
+    styles = ("k-o", "k--s", "k:^", "k:v", "k:x")
+    for (name, values), style in zip(lines.items(), styles, strict=True):
+        plt.plot(steps, np.where(np.isinf(values), np.nan, values), style, label=name)
+    plt.title("What is left of the signal behind each layer")
+    plt.xlabel("layer (batch norms and ReLUs are inside the convolutions)")
+    plt.ylabel("signal-to-noise ratio (dB)")
+    plt.xticks(rotation=45)
+    plt.legend()
+    plt.show()
+
+# %% [markdown]
+r"""
+Now a network that isn't a chain: two TransformerBlocks that read a digit row by row, eight rows of eight pixels as a sequence. Sums $x + f(x)$ and LayerNorms see floats (a QuantizedTensor gives them without being asked), and the layers behind quantise again, by the grid of their input that `Observed` noted.
+**Predict**: which share of the parameters becomes int8, and does it matter that attention's products do?
+"""
+
+
+# %%
+class RowReader(Module):
+    """(N, 1, 8, 8) -> (N, 10): the rows are a sequence of 8 vectors."""
+
+    def __init__(self, dim=32, heads=4):
+        self.embed, self.places = Linear(8, dim), 0.1 * randn(8, dim)
+        self.blocks = [TransformerBlock(dim, heads) for _ in range(2)]
+        self.norm, self.head = LayerNorm(dim), Linear(dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.squeeze(1)) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(axis=1))
+
+
+manual_seed(0)
+reader = fit(RowReader(), epochs=6)
+ways = {
+    "all": DEFAULT,
+    "attention's products float": {MultiHeadAttention: None},
+    "second block float": {"blocks.1": None},
+}
+with no_grad():
+    right = reader(test.images)
+print(f"{'float32':28} {accuracy(reader):.3f}           {held_bytes(reader):7,} bytes")
+for name, config in ways.items():
+    model = static(reader, config)
+    decibels = quantization_error(right, Tensor(model(test.images).data))["snr_db"]
+    size = held_bytes(model)
+    print(f"{name:28} {accuracy(model):.3f}  {decibels:5.1f} dB {size:7,} bytes")
+print(static(reader).blocks[0].attention)
+
+# %% [markdown]
+r"""
+## What it costs
+
+Bytes fall by nearly four. Time? **Predict** for one Linear on 32 rows: is the layer on integers faster than float32 in NumPy, and what takes longest in it: the product, or what comes after?
+"""
+
+# %%
+import time
+
+
+def milliseconds(function, *inputs, repeat=7) -> float:
+    """The fastest of some runs, after one to warm up."""
+    times = []
+    with no_grad():
+        for _ in range(repeat + 1):
+            start = time.perf_counter()
+            function(*inputs)
+            times.append(time.perf_counter() - start)
+    return 1000 * min(times[1:])
+
+
+print("32 rows, ms          float32   integers   of these: sums   requantise   ratio")
+for size in (64, 256, 1024):
+    layer, batch = Linear(size, size), randn(32, size)
+    whole = on_integers(layer, batch)
+    q = whole.quantize(batch)
+    sums, scale = whole.sums(q).data, np.float32(q.scale) * whole.weight_scale.data
+    row = [milliseconds(layer, batch), milliseconds(whole, q), milliseconds(whole.sums, q)]
+    row.append(milliseconds(requantized, sums, scale, whole.bias.data, whole.chosen, -128))
+    print(
+        f"{size:5} x {size:<5} {row[0]:14.3f} {row[1]:10.3f} {row[2]:16.3f} {row[3]:12.3f}"
+        f" {row[1] / row[0]:7.1f}"
+    )
+for name in ("float32", "int8, histogram"):
+    print(f"{name:16} 355 digits: {milliseconds(networks[name], test.images):.1f} ms")
+
+# %% [markdown]
+r"""
+**Slower.** NumPy has no fast product of integers, so `carried_matmul` turns int8 into float32 at each call, weights included, multiplies as floats, and turns back: all of the old work, and more. What you have here is the *arithmetic*, bit for bit that of the fast kernels, not their speed. Those multiply four bytes in one instruction's lane
+and requantise while the sums are still in registers.
+
+PyTorch's names for all this: `QuantStub` and `DeQuantStub` (your Quantize and DeQuantize), `torch.ao.quantization.fuse_modules`, `prepare`, `convert`, `QConfig`, and the layers in `torch.ao.nn.quantized`, whose backends are FBGEMM (x86; bias in floats, as here) and QNNPACK (ARM; int32 bias, as in module 27). Activations are unsigned there, and a sum of two
+quantised tensors needs `FloatFunctional`, which has an observer of its own; here sums are float.
+
+## Questions
+
+Answer in a few lines, with the numbers worked out.
+"""
+
+# %% [markdown]
+r"""
+### 1. Where does the bias live? (5 points)
+
+A layer has $s_x$ = 0.02, $s_m$ = 0.004 and a result grid of $s_y$ = 0.05; the bias is 0.51. How many steps of the accumulator is it? What is the largest error if it is rounded to a whole one of them, in steps of the *result*? And if it were rounded to the result's grid and added there, after the sums are rounded?
+Why does module 27 store it as int32, and could it be int8?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-bias", "locked": false, "points": 5, "solution": true}
+r"""
+One step of the accumulator is 0.02 x 0.004 = 0.00008; the bias is 6,375 of them. Rounding it errs by at most half of one, 0.00004, which is 0.0008 steps of the result: as good as exact. On the result's grid 0.51 is 10.2 steps: an error of 0.2 steps, always in the same direction, and the sums' own rounding (up to half a step) comes on top.
+6,375 doesn't fit int8 (nor would 40,000 fit int16): int32, as the sums have.
+"""
+
+# %% [markdown]
+r"""
+### 2. A sum of integers (5 points)
+
+Residual sums are float here. On integers: $a$ has scale 0.02 and zero point 3, $b$ scale 0.05 and zero point -10, the result scale 0.08 and zero point 0. Compute the result's integer for $q_a$ = 53 and $q_b$ = 30 in floats and with one rounding at the end. Then put each on the result's grid first, rounded, and add. How large can the difference of the two ways be?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-sum", "locked": false, "points": 5, "solution": true}
+r"""
+$a$ = 0.02 x 50 = 1.0, $b$ = 0.05 x 40 = 2.0; 3.0 / 0.08 = 37.5, to even: 38. Each first: 1.0 / 0.08 = 12.5 goes to 12, 2.0 / 0.08 = 25; 12 + 25 = 37. One rounding errs by up to half a step, two by up to a whole one in sum, so the two ways differ by at most 1 (1.5 can't be reached by whole numbers).
+Either way two multiplications, one for each scale, are needed, and a third grid, chosen by an observer of the sum: PyTorch's FloatFunctional is for that.
+"""
+
+# %% [markdown]
+r"""
+### 3. Even attention (5 points)
+
+Shares have steps of 1/255. From how many keys on does an even attention become nothing at all? What do 100 even keys add up to, and why isn't that 1? Would 16 bits do for 4,096 keys, and what would it cost in the second product's exact sums, with float32 as the carrier?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "answer-shares", "locked": false, "points": 5, "solution": true}
+r"""
+A share of 1/T becomes 0 where 255 / T is below 0.5: T above 510 (at exactly 510 the half goes to the even 0, but for rounding in float32). For T = 100, 2.55 steps go to 3: 300 / 255 = 1.176, 18 % too much: every share errs in the same direction.
+16 bits: steps of 1/65,535, and 1/4096 is 16.0 steps: fine. But a product of 65,535 and a shifted v of up to 255 is 16.7 million, just below $2^{24}$ = 16.8 million: a float32 carries one term exactly, no sum of them. float64 would do, at half the speed or less.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "test-module", "locked": true, "solution": false}
+def test_module():
+    """Run every test of this lesson."""
+    tests = [
+        *(test_to_integers, test_linear_sums, test_requantized, test_static_forward),
+        *(test_conv2d_sums, test_same_grid, test_products, test_integer_attention),
+        *(test_to_watch, test_convert),
+    ]
+    for test_function in tests:
+        test_function()
+    print(f"{len(tests)} tests passed: module 31 is complete")
+
+
+test_module()
+
+# %% [markdown]
+r"""
+## What works now
+
+- Tensors of bytes carry their grid; layers take them and give them, and what knows nothing of integers sees floats.
+- Linear and Conv2d on integers, equal bit for bit to PyTorch's kernels on x86; ReLU and max pooling without arithmetic; attention whose products are integers.
+- `prepare`, run it on data, `convert`: for chains, for networks with sums and norms, for models trained with rounding; each layer with its own configuration, or none.
+- You know what it keeps (accuracy at 8 bits), what it saves (bytes) and what it doesn't save in NumPy (time).
+"""

@@ -64,6 +64,16 @@ def to_integers(x: np.ndarray, chosen: ChosenGrid, name: str) -> np.ndarray:
     return np.clip(marks, *limits, out=marks).astype(chosen.grid.dtype)
 
 
+# %% modules/31_static/static_dev.py #shifted
+def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
+    """q - zero_point as int16, which holds -255 to 255: 0 stands for 0 now.
+
+    >>> shifted(np.array([-128, 127], np.int8), 10)
+    array([-138,  117], dtype=int16)
+    """
+    return q.astype(np.int16) - np.int16(zero_point)
+
+
 # %% modules/31_static/static_dev.py #quantized-tensor
 def _moving(name: str) -> Any:
     """A method that moves integers as Tensor's method of that name moves numbers."""
@@ -130,16 +140,6 @@ class QuantizedTensor(Tensor):
 
     def __reduce__(self) -> Any:
         return QuantizedTensor, (self.q, self.chosen)
-
-
-# %% modules/31_static/static_dev.py #shifted
-def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
-    """q - zero_point as int16, which holds -255 to 255: 0 stands for 0 now.
-
-    >>> shifted(np.array([-128, 127], np.int8), 10)
-    array([-138,  117], dtype=int16)
-    """
-    return q.astype(np.int16) - np.int16(zero_point)
 
 
 # %% modules/31_static/static_dev.py #grid-keeper
@@ -212,29 +212,6 @@ def linear_sums(q_x, q_weight, x_zero_point=0):
     """
     rows = shifted(q_x, x_zero_point).reshape(math.prod(q_x.shape[:-1]), q_x.shape[-1])
     return carried_matmul(rows, q_weight).reshape(*q_x.shape[:-1], q_weight.shape[1])
-
-
-# %% modules/31_static/static_dev.py #conv2d-sums
-@op
-def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
-    """Kernels of integers over images of integers, exactly: int8 -> int32 (N, O, OH, OW).
-
-    Shifted by the zero point, the padding that conv2d adds is the zero point.
-
-    >>> x, weight = Tensor([[[[1, 2]]]], dtype=np.int8), Tensor([[[[3, 4]]]], dtype=np.int8)
-    >>> conv2d_sums(x, weight, x_zero_point=1, padding=(0, 1))
-    Tensor([[[[0, 4, 3]]]], dtype=int32)
-    """
-    few = q_weight[0].size <= exact_terms(255, 128)
-    dtype = np.float32 if few else np.float64  # carries the integers without rounding
-    x = shifted(q_x, x_zero_point).astype(dtype)
-    return conv2d(x, q_weight.astype(dtype), **how).astype(np.int32)
-
-
-# %% modules/31_static/static_dev.py #ops
-nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
-nondifferentiable(conv2d_sums)
-FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
 
 
 # %% modules/31_static/static_dev.py #requantized
@@ -315,21 +292,7 @@ class StaticLayer(OnGrid):
         return f"{super()._extra_repr()}, {kind}, relu={self.relu}"
 
 
-# %% modules/31_static/static_dev.py #static-forward
-def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
-    """What a quantised Linear or Conv2d does: quantise x if need be, add up, requantise."""
-    if not isinstance(x, QuantizedTensor):
-        x = layer.input_grid()(x)
-    sums, out = layer.sums(x).data, layer.chosen
-    scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
-    scale = by_channel(scale, sums.ndim, layer.result_axis)
-    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
-    lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
-    q = requantized(sums, scale, bias, out, lowest)
-    return QuantizedTensor(q, out)
-
-
-# %% modules/31_static/static_dev.py #static-layers
+# %% modules/31_static/static_dev.py #static-linear
 class StaticQuantizedLinear(StaticLayer):
     """A Linear that takes and gives QuantizedTensors: int8 (..., K) -> int8 (..., M).
 
@@ -355,6 +318,44 @@ class StaticQuantizedLinear(StaticLayer):
         return ", ".join([*map(str, self.q_weight.shape), super()._extra_repr()])
 
 
+# %% modules/31_static/static_dev.py #static-forward
+def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
+    """What a quantised Linear or Conv2d does: quantise x if need be, add up, requantise."""
+    if not isinstance(x, QuantizedTensor):
+        x = layer.input_grid()(x)
+    sums, out = layer.sums(x).data, layer.chosen
+    scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
+    scale = by_channel(scale, sums.ndim, layer.result_axis)
+    bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
+    lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
+    q = requantized(sums, scale, bias, out, lowest)
+    return QuantizedTensor(q, out)
+
+
+# %% modules/31_static/static_dev.py #conv2d-sums
+@op
+def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
+    """Kernels of integers over images of integers, exactly: int8 -> int32 (N, O, OH, OW).
+
+    Shifted by the zero point, the padding that conv2d adds is the zero point.
+
+    >>> x, weight = Tensor([[[[1, 2]]]], dtype=np.int8), Tensor([[[[3, 4]]]], dtype=np.int8)
+    >>> conv2d_sums(x, weight, x_zero_point=1, padding=(0, 1))
+    Tensor([[[[0, 4, 3]]]], dtype=int32)
+    """
+    few = q_weight[0].size <= exact_terms(255, 128)
+    dtype = np.float32 if few else np.float64  # carries the integers without rounding
+    x = shifted(q_x, x_zero_point).astype(dtype)
+    return conv2d(x, q_weight.astype(dtype), **how).astype(np.int32)
+
+
+# %% modules/31_static/static_dev.py #ops
+nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
+nondifferentiable(conv2d_sums)
+FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
+
+
+# %% modules/31_static/static_dev.py #quantized-conv2d
 class QuantizedConv2d(StaticLayer):
     """A Conv2d that takes and gives QuantizedTensors; it pads with the zero point.
 
@@ -382,7 +383,7 @@ class QuantizedConv2d(StaticLayer):
         return ", ".join([sizes, *how, super()._extra_repr()])
 
 
-# %% modules/31_static/static_dev.py #quantized-relu
+# %% modules/31_static/static_dev.py #same-grid
 class QuantizedReLU(Module):
     """max(q, zero_point) on integers; floats it takes as ReLU does.
 
@@ -397,7 +398,6 @@ class QuantizedReLU(Module):
         return QuantizedTensor(np.maximum(x.q, x.q.dtype.type(x.zero_point)), x.chosen)
 
 
-# %% modules/31_static/static_dev.py #quantized-pools
 class QuantizedMaxPool2d(MaxPool2d):
     """The largest integer of each window stands for the largest number: the grid stays.
 
@@ -435,21 +435,22 @@ def products(a: QuantizedTensor, b: QuantizedTensor) -> np.ndarray:
     return sums.astype(np.float32) * np.float32(a.scale * b.scale)
 
 
-# %% modules/31_static/static_dev.py #quantized-attention-of-heads
+# %% modules/31_static/static_dev.py #shares
 SHARES = ChosenGrid(Grid(), 1 / 255, -128)  # what lies between 0 and 1 needs no calibration
 
 
+# %% modules/31_static/static_dev.py #integer-attention
 def integer_attention(q, k, v, mask=None, is_causal=False, **options) -> Tensor:
     """Attention whose two products multiply integers; the softmax between them is float.
 
     The weights, from 0 to 1, go on a fixed grid of steps of 1/255. No `options`: there is no
     dropout in eval mode, and no block_size.
     """
+    shape = *q.shape[:-1], k.shape[-2]
+    mask = None if mask is None else checked_mask(mask, shape)
+    everywhere = slice(0, shape[-2]), slice(0, shape[-1])
+    added = added_to_scores(mask, is_causal, *everywhere, np.float32)
     scores = products(q, k.swapaxes(-1, -2)) * np.float32(checked_scale(q, k, None))
-    if mask is not None:
-        mask = checked_mask(mask, scores.shape)
-    everywhere = slice(0, scores.shape[-2]), slice(0, scores.shape[-1])
-    added = added_to_scores(mask, is_causal, *everywhere, scores.dtype)
     weights = softmax_of_scores(scores if added is None else scores + added)
     shares = QuantizedTensor(to_integers(weights, SHARES, "attention"), SHARES)
     return Tensor._wrap(products(shares, v))
@@ -558,9 +559,7 @@ def check_prepared(model: Any, qconfig: Any) -> None:
 
 
 # %% modules/31_static/static_dev.py #to-watch
-def to_watch(
-    model: Module, table: Mapping[Any, QConfig | None]
-) -> list[tuple[str, Any, QConfig]]:
+def to_watch(model: Module, table: Mapping[Any, QConfig | None]) -> list[tuple[str, Any, QConfig]]:
     """(name, part, config) of each Linear, Conv2d, Fused and MultiHeadAttention to be quantised.
 
     A Fused stands for the layer within. Attention in blocks is left out.
@@ -615,7 +614,7 @@ def prepare(
     return model
 
 
-# %% modules/31_static/static_dev.py #chosen-by
+# %% modules/31_static/static_dev.py #converted-parts
 def require_seen(seen: Any, name: str) -> None:
     """RuntimeError where a layer saw no data."""
     if not seen:
@@ -631,7 +630,6 @@ def chosen_by(observer: Any, name: str) -> ChosenGrid:
     return ChosenGrid(observer.grid, scale, zero_point, getattr(observer, "axis", None))
 
 
-# %% modules/31_static/static_dev.py #observed-grids
 def observed_grids(part: Observed, name: str) -> dict[str, ChosenGrid]:
     """The grids of an observed layer: of its "input", its "weight" and its "activation"."""
     layer = part.layer.layer if isinstance(part.layer, Fused) else part.layer
@@ -644,7 +642,6 @@ def observed_grids(part: Observed, name: str) -> dict[str, ChosenGrid]:
     }
 
 
-# %% modules/31_static/static_dev.py #converted-parts
 def converted_layer(part: Observed | FakeQuantizedLayer, name: str) -> StaticLayer:
     """The layer on integers that an observed layer, or one trained by QAT, becomes."""
     plain: Any
