@@ -205,10 +205,11 @@ def missed(rows: list[Row]) -> list[str]:
     floats = {row.network: row for row in rows if row.method == "FP32"}
     for row in rows:
         if row.method in INT8:
-            lost = floats[row.network].accuracy - row.accuracy if row.accuracies else math.nan
-            if not lost <= LIMIT:
-                lost_points = f"{100 * lost:.2f} points lost, limit {100 * LIMIT:.1f}"
-                words.append(f"{row.network}, {row.method}: {lost_points}")
+            name = f"{row.network}, {row.method}"
+            if not row.accuracies:
+                words.append(f"{name}: {row.note}")
+            elif (lost := floats[row.network].accuracy - row.accuracy) > LIMIT:
+                words.append(f"{name}: {100 * lost:.2f} points lost, limit {100 * LIMIT:.1f}")
     return words
 
 
@@ -226,7 +227,8 @@ def markdown(network: Network, rows: list[Row]) -> str:
         if not row.accuracies:
             lines.append(f"| {row.method} " + "| - " * (6 + network.writes) + f"| {row.note} |")
             continue
-        cells = [row.method, f"{row.accuracy:.4f}", f"{100 * (start.accuracy - row.accuracy):.2f}"]
+        lost = round(100 * (start.accuracy - row.accuracy), 2) + 0.0  # never -0.00
+        cells = [row.method, f"{row.accuracy:.4f}", f"{lost:.2f}"]
         cells += [f"{row.perplexity:.3f}"] * network.writes
         cells += [f"{row.bytes:,}", f"{row.bytes / start.bytes:.3f}"]
         cells += [f"{1000 * row.seconds:.2f}", f"{row.seconds / start.seconds:.2f}", row.note]
@@ -256,7 +258,7 @@ def plot(rows: list[Row], path: Path) -> None:
         best = [
             row
             for row in sorted(points, key=lambda row: row.bytes)
-            if all(row.accuracy > other.accuracy for other in points if other.bytes < row.bytes)
+            if all(row.accuracy >= other.accuracy for other in points if other.bytes <= row.bytes)
         ]
         line = [(row.bytes / start.bytes, row.accuracy) for row in best]
         line.append((1.1, best[-1].accuracy))
