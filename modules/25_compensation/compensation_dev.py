@@ -505,16 +505,22 @@ def test_clip_search():
     check(bool(best.scale[0, 0] < 1.5), True, "one 10 is cut off for the good of 180 others")
     ### BEGIN HIDDEN TESTS
     random = np.random.default_rng(0)
-    w = random.standard_normal((64, 5))
+    w = random.standard_normal((64, 3)) * [1.0, 100.0, 1.0]
     for symmetric in (True, False):
         best, nearest = clip_search(w, 3, 16, symmetric), round_to_nearest(w, 3, 16, symmetric)
         errors = [group_costs((q.restored().data - w) ** 2, 4) for q in (best, nearest)]
         check(bool((errors[0] <= errors[1]).all()), True, "no group becomes worse")
-        check(bool(errors[0].sum() < 0.97 * errors[1].sum()), True, "and most become better")
-    shifted = clip_search(w + 3, 3, None, False)
-    check(bool(shifted.restored().data.min() < 2.5), True, "affine: low and high, not magnitudes")
-    skewed = np.concatenate([[[-9.0]], random.uniform(0, 1, (255, 1))])
-    check(bool(clip_search(skewed, 3).scale[0, 0] < 2.9), True, "the larger side is cut, -9 too")
+        better = errors[0].sum(axis=0) < 0.97 * errors[1].sum(axis=0)
+        check(better.tolist(), [True] * 3, "each column by its own range, and most become better")
+    lopsided = np.append(random.standard_normal(62), [9.0, -4.0])[:, None]
+    for symmetric, low, high in ((True, -9.0, 9.0), (False, -4.0, 9.0)):
+        cuts = [np.clip(lopsided, s * low, s * high) for s in np.linspace(1, 0.2, 50)]
+        tried = [round_to_nearest(c, 3, None, symmetric) for c in cuts]
+        costs = [((q.restored().data - lopsided) ** 2).sum() for q in tried]
+        for sign in (1, -1) if symmetric else (1,):
+            best = clip_search(sign * lopsided, 3, None, symmetric)
+            right = tried[int(np.argmin(costs))].scale
+            check(best.scale, right, "symmetric: the larger side counts; affine: both, as they are")
     ### END HIDDEN TESTS
 
 
@@ -689,8 +695,8 @@ def test_inverse_root():
     inverse = np.linalg.inv([[3.0, 1.0], [1.0, 3.0]])
     check(root.T @ root, inverse, "U^T U = (H + 0.5 * 2 I)^-1", 1e-9)
     ### BEGIN HIDDEN TESTS
-    dead = inverse_root(np.array([[8.0, 0.0], [0.0, 0.0]]), 0.25)
-    check(dead, [[1 / 3, 0.0], [0.0, 1.0]], "8 + 0.25 * 4, and 1 for the input that is always 0")
+    dead = inverse_root(np.array([[8.0, 0.0], [0.0, 0.0]]), 2.0)
+    check(dead, [[0.25, 0.0], [0.0, 1.0]], "8 + 2 * 4, and 1 for the input that is always 0")
     with check_raises(ValueError, "don't determine a weight", "a clear error, not NumPy's"):
         inverse_root(np.ones((2, 2)), 0.0)
     ### END HIDDEN TESTS
