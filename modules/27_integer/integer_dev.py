@@ -132,7 +132,7 @@ Every positive number is a mantissa times a power of two. Take 31 bits of mantis
 
 $$M \approx \frac{m}{2^{31}} \cdot 2^{e}, \qquad 2^{30} \le m < 2^{31}$$
 
-Then $x M$ is: multiply by the integer $m$, forget 31 bits, shift by $e$. The values of 2 and 4 do no harm: the point is where we say it is, that's why it is called **fixed-point** arithmetic.
+Then $x M$ is: multiply by the integer $m$, drop 31 bits, shift by $e$. The computer sees integers only; where the point stands is written in our heads, and it stays there. Hence the name: **fixed-point** arithmetic.
 
 **Predict**: float32 has 24 bits of mantissa. Which of the two is nearer to $M$ = 1/3, the float32 or the pair $(m, e)$?
 
@@ -227,7 +227,7 @@ No precision is lost here: with the same 32 bits, fixed point is the more exact 
 
 ### Exercise 2: the upper half of a product
 
-Now $x m / 2^{31}$, for an int32 $x$. The product of two int32 has up to 63 bits. Processors have an instruction that gives the upper 32 bits of it, doubled (because of 31, not 32), and rounded: ARM calls it SQRDMULH. The software library gemmlowp calls it **SaturatingRoundingDoublingHighMul**; every framework for phones computes with it.
+Now $x m / 2^{31}$, for an int32 $x$. The product of two int32 has up to 63 bits. Processors have an instruction that gives the upper 32 bits of it, doubled (because of 31, not 32), and rounded: ARM calls it SQRDMULH. The software library gemmlowp calls it **SaturatingRoundingDoublingHighMul**; TensorFlow Lite's integer layers compute with it.
 
 $$\mathrm{round}\Big(\frac{a\,b}{2^{31}}\Big), \quad \text{halves up}, \quad \text{at most } 2^{31} - 1$$
 
@@ -422,7 +422,7 @@ def requantize(
     clip(round(accumulator * multiplier) + zero_point, lowest, highest), with the multiplier
     scale_x scale_weight / scale_y as (mantissa, exponent) of `fixed_point`: numbers, or arrays that
     broadcast with the accumulator, one for each channel. A ReLU is lowest = zero_point.
-    At most one step from the same in floats: where the product lies within a rounding of a half.
+    At most one step from the same in floats, and that near a half only.
 
     >>> requantize(np.array([100, -100, 9000]), *fixed_point(0.0375), zero_point=5).tolist()
     [9, 1, 127]
@@ -465,7 +465,7 @@ test_requantize()
 
 # %% [markdown]
 r"""
-How far is that from floats? Take a million sums for each of eight multipliers, and compare with `rint(sum * M)` in float64. Two things can differ: exact halves, and **rounding twice**. If the high multiplication has rounded 7.498 up to 7.5 (it keeps as many bits behind the point as the shift will drop), the shift makes 8 of it.
+How far is that from floats? Take 300,000 sums for each of eleven multipliers, and compare with `rint(sum * M)` in float64. Two things can differ: exact halves, and **rounding twice**. If the high multiplication has rounded 7.498 up to 7.5 (it keeps as many bits behind the point as the shift will drop), the shift makes 8 of it.
 **Predict**: how large is the largest difference? And does it happen more often with large or with small $M$?
 """
 
@@ -564,9 +564,14 @@ def _require_factors(a: np.ndarray, b: np.ndarray, asked: str) -> int:
             raise TypeError(f"{asked}: {name}: expected integers, got {factor.dtype}")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"{asked}: expected (..., N, K) @ (..., K, M), got {a.shape} @ {b.shape}")
-    largest = _largest_magnitude(a) * _largest_magnitude(b)
-    if a.shape[-1] * largest > INT32.max:
-        raise ValueError(f"{asked}: {a.shape[-1]} products of up to {largest} may not fit in int32")
+    largest_a, largest_b = _largest_magnitude(a), _largest_magnitude(b)
+    largest = largest_a * largest_b
+    if a.shape[-1] * largest > INT32.max:  # look closer: weights are rarely all large
+        by_row = largest_b * np.abs(a.astype(np.int64)).sum(axis=-1).max(initial=0)
+        by_column = largest_a * np.abs(b.astype(np.int64)).sum(axis=-2).max(initial=0)
+        if min(by_row, by_column) > INT32.max:
+            count = a.shape[-1]
+            raise ValueError(f"{asked}: {count} products of up to {largest} may not fit in int32")
     return largest
 
 
@@ -663,6 +668,7 @@ for name, (largest_a, largest_b) in kinds.items():
         exact = (row.astype(np.int64) @ column.astype(np.int64)).item()
         errors.append(int((row.astype(np.float32) @ column.astype(np.float32)).item()) - exact)
     print(f"{name:33} K = {limit}: wrong by {errors[0]}, K = {limit + 1}: wrong by {errors[1]:2}")
+print(f"int8 times int8, in float64       K = {exact_terms(128, 128, np.float64):,}")
 
 # %% [markdown]
 r"""
@@ -887,7 +893,7 @@ for name, restored in (("int8", as_int8_bias), ("int32", as_int32_bias)):
 
 # %% [markdown]
 r"""
-Given is the class of what all layers with a weight keep. Read `centred` and `requantized`: you will use both. `require_room` makes sure, once, that no input can overflow the accumulator; then nobody needs to check at run time.
+Given is the class of what all layers with a weight keep. Read `centred` and `requantized`: you will use both. `require_room` makes sure, once, that no input can overflow the accumulator. `windows_of` lays windows over an image, for later.
 """
 
 
@@ -971,7 +977,7 @@ def pair(value: Any) -> tuple[int, int]:
 def windows_of(q: np.ndarray, layer: Any, zero_point: int) -> np.ndarray:
     """Every window of int8 images, a view: (N, C, H, W) -> (N, C, KH, KW, OH, OW).
 
-    `layer` is a float one and says how; its padding, which stands for 0.0, is the zero point.
+    `layer` says how; its padding, which stands for 0.0, is the zero point.
     """
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
     dilation = pair(getattr(layer, "dilation", 1))
@@ -1102,15 +1108,9 @@ r"""
 
 A Conv2d pads with 0.0. In integers, which number stands for 0.0? Not 0: the **zero point**. Behind a ReLU it is usually -128. **Predict** what a wrong padding does to a convolution of 8 x 8 pixels: which share of its results is affected by a 3 x 3 kernel with padding 1?
 
-Given is `windows_of`, which pads with a zero point and lays windows over the image.
-"""
-
-
-# %% [markdown]
-r"""
 ### Exercise 10: IntegerConv2d
 
-`conv2d_forward` multiplies every window with every kernel. `x` is the int8 array (N, C, H, W).
+`conv2d_forward` multiplies every window with every kernel. `x` is the int8 array (N, C, H, W); `windows_of`, above, pads it.
 
 1. `windows = windows_of(x, layer, zero point of the input)`: (N, C, KH, KW, OH, OW). `layer.x_zero_point.item()` is that zero point.
 2. `kernels`: the weight as (G, O/G, K), with G = `groups` and K the rest.
@@ -1304,7 +1304,7 @@ class IntegerGlobalAvgPool2d(Module):
 r"""
 ## A chain of layers
 
-Now the model. It is a chain: Sequentials, nested as you like, without branches. `integer_model` fuses it (module 22), lists its layers with `chain`, and refuses those for which there are no integers; `observed` runs the calibration data through, layer by layer, and lets an observer watch each result. All that is given: read it from the bottom up. What it leaves to you is `in_integers`.
+Now the model. It is a chain: Sequentials, nested as you like, without branches. `integer_model` fuses it (module 22), lists its layers with `chain`, and refuses those for which there are no integers; `observed` runs the calibration data through, layer by layer, and lets an observer watch each result. (A network from module 23 goes in as `finish_qat(prepared)`.) All that is given: read it from the bottom up. What it leaves to you is `in_integers`.
 """
 
 
@@ -1359,8 +1359,7 @@ def require_supported(layers: list[tuple[str, Any]]) -> None:
 def observed(
     layers: list[tuple[str, Any]], batches: list[Tensor], config: QConfig
 ) -> dict[str, Observer]:
-    """An observer of the input, by the name "input", and one of the result of each layer with a
-    weight, by its name, which have seen all batches."""
+    """Observers that have seen all batches: of the "input", and of results, by names of layers."""
     observers = {"input": config.activation()}
     observers |= {name: config.activation() for name, layer in layers if multiplies(layer)}
     for x in batches:
@@ -1404,7 +1403,7 @@ class IntegerModel(Module):
 
     def __init__(self, layers: list[Any], x_grid: ChosenGrid, y_grid: ChosenGrid):
         self.layers = layers
-        self.limits = x_grid.grid
+        self.grid = x_grid.grid
         for end, grid in (("x_", x_grid), ("", y_grid)):
             self.register_buffer(f"{end}scale", Tensor(grid.scale, dtype=np.float64))
             self.register_buffer(f"{end}zero_point", Tensor(grid.zero_point, dtype=np.int32))
@@ -1412,7 +1411,7 @@ class IntegerModel(Module):
     def quantize(self, x: Tensor) -> Tensor:
         """The input as int8, the last that is computed in floats; ValueError for NaN, infinity."""
         numbers = finite(x, "IntegerModel: input").astype(np.float32)
-        grid = ChosenGrid(self.limits, self.x_scale.item(), self.x_zero_point.item())
+        grid = ChosenGrid(self.grid, self.x_scale.item(), self.x_zero_point.item())
         return Tensor._wrap(marks_on(numbers, grid))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -1600,7 +1599,7 @@ if plt:
 
 # %% [markdown]
 r"""
-Each layer is within one step of its float multiplier. A step in an early layer travels on, and in a long chain two may meet, so for deep networks "one step" is a promise for each layer, not for the end. Compared with what quantising itself costs (the decibels), it is nothing.
+Each layer is within one step of its float multiplier, and here so is the end. But a step in an early layer travels on, and in a long chain two may meet: for deep networks "one step" is a promise for each layer, not for the end. Compared with what quantising itself costs (the decibels), it is nothing.
 
 A layer without an integer form is refused by name. A curve such as GELU would need a table of its 256 values, which is possible, and branches would need two grids to be made one before they are added. Both are a few dozen lines, and the ideas are those that you have.
 
@@ -1684,7 +1683,7 @@ Horowitz (ISSCC 2014, 45 nm) gives the energy of one operation: 8-bit multiplica
 # %% [markdown] nbgrader={"grade": true, "grade_id": "answer-energy", "locked": false, "points": 4, "solution": true}
 r"""
 float32: 262,144 x (3.7 + 0.9) = 1.21 uJ. Integers: 262,144 x (0.2 + 0.1) = 78.6 nJ for the products, and 512 x (6.2 + 0.5) = 3.4 nJ for the requantisation: 82 nJ together, 14.7 times less, and the requantisation is 4.2 %.
-For each result it takes 6.7 pJ, the products 0.3 K pJ: 6.7 < 0.1 (0.3 K + 6.7) from K = 201 on.
+For each result it takes 6.7 pJ, the products 0.3 K pJ: 6.7 < 0.1 (0.3 K + 6.7) from K = 202 on.
 """
 
 

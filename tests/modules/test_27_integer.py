@@ -297,6 +297,9 @@ def test_products_refuse_what_they_can_not_do(matmul):
     with pytest.raises(ValueError, match=f"{name}: 131072 products of up to 16384 may not fit"):
         matmul(long, long.T)
     assert matmul(long[:, 1:], long[:, 1:].T).tolist() == [[131_071 * 16384]]
+    few = np.zeros((131_072, 1), np.int8)
+    few[:3] = -128  # the sums fit, though not all possible ones
+    assert matmul(long, few).tolist() == matmul(few.T, long.T).tolist() == [[3 * 16384]]
 
 
 def test_large_integers_need_a_large_carrier():

@@ -158,7 +158,7 @@ def requantize(
     clip(round(accumulator * multiplier) + zero_point, lowest, highest), with the multiplier
     scale_x scale_weight / scale_y as (mantissa, exponent) of `fixed_point`: numbers, or arrays that
     broadcast with the accumulator, one for each channel. A ReLU is lowest = zero_point.
-    At most one step from the same in floats: where the product lies within a rounding of a half.
+    At most one step from the same in floats, and that near a half only.
 
     >>> requantize(np.array([100, -100, 9000]), *fixed_point(0.0375), zero_point=5).tolist()
     [9, 1, 127]
@@ -187,9 +187,14 @@ def _require_factors(a: np.ndarray, b: np.ndarray, asked: str) -> int:
             raise TypeError(f"{asked}: {name}: expected integers, got {factor.dtype}")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"{asked}: expected (..., N, K) @ (..., K, M), got {a.shape} @ {b.shape}")
-    largest = _largest_magnitude(a) * _largest_magnitude(b)
-    if a.shape[-1] * largest > INT32.max:
-        raise ValueError(f"{asked}: {a.shape[-1]} products of up to {largest} may not fit in int32")
+    largest_a, largest_b = _largest_magnitude(a), _largest_magnitude(b)
+    largest = largest_a * largest_b
+    if a.shape[-1] * largest > INT32.max:  # look closer: weights are rarely all large
+        by_row = largest_b * np.abs(a.astype(np.int64)).sum(axis=-1).max(initial=0)
+        by_column = largest_a * np.abs(b.astype(np.int64)).sum(axis=-2).max(initial=0)
+        if min(by_row, by_column) > INT32.max:
+            count = a.shape[-1]
+            raise ValueError(f"{asked}: {count} products of up to {largest} may not fit in int32")
     return largest
 
 
@@ -384,7 +389,7 @@ def pair(value: Any) -> tuple[int, int]:
 def windows_of(q: np.ndarray, layer: Any, zero_point: int) -> np.ndarray:
     """Every window of int8 images, a view: (N, C, H, W) -> (N, C, KH, KW, OH, OW).
 
-    `layer` is a float one and says how; its padding, which stands for 0.0, is the zero point.
+    `layer` says how; its padding, which stands for 0.0, is the zero point.
     """
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
     dilation = pair(getattr(layer, "dilation", 1))
@@ -607,8 +612,7 @@ def require_supported(layers: list[tuple[str, Any]]) -> None:
 def observed(
     layers: list[tuple[str, Any]], batches: list[Tensor], config: QConfig
 ) -> dict[str, Observer]:
-    """An observer of the input, by the name "input", and one of the result of each layer with a
-    weight, by its name, which have seen all batches."""
+    """Observers that have seen all batches: of the "input", and of results, by names of layers."""
     observers = {"input": config.activation()}
     observers |= {name: config.activation() for name, layer in layers if multiplies(layer)}
     for x in batches:
@@ -651,7 +655,7 @@ class IntegerModel(Module):
 
     def __init__(self, layers: list[Any], x_grid: ChosenGrid, y_grid: ChosenGrid):
         self.layers = layers
-        self.limits = x_grid.grid
+        self.grid = x_grid.grid
         for end, grid in (("x_", x_grid), ("", y_grid)):
             self.register_buffer(f"{end}scale", Tensor(grid.scale, dtype=np.float64))
             self.register_buffer(f"{end}zero_point", Tensor(grid.zero_point, dtype=np.int32))
@@ -659,7 +663,7 @@ class IntegerModel(Module):
     def quantize(self, x: Tensor) -> Tensor:
         """The input as int8, the last that is computed in floats; ValueError for NaN, infinity."""
         numbers = finite(x, "IntegerModel: input").astype(np.float32)
-        grid = ChosenGrid(self.limits, self.x_scale.item(), self.x_zero_point.item())
+        grid = ChosenGrid(self.grid, self.x_scale.item(), self.x_zero_point.item())
         return Tensor._wrap(marks_on(numbers, grid))
 
     def forward(self, x: Tensor) -> Tensor:
