@@ -147,6 +147,10 @@ for i in numbers:
 
 # %% [markdown]
 r"""
+All at 2 bits is a catastrophe, but no single layer is to blame for it. And they aren't alike: the largest layer hurts least, while small ones, which would cost next to nothing to keep, hurt more. One width for all saves bits where little is to be saved.
+
+With $L$ layers and four widths there are $4^L$ choices. To find the best under a budget of bytes you need two numbers for each layer and width: what it **takes**, and what it **costs**.
+
 ## Layers, widths, bytes
 
 Given: which layers have weights to round, by name (shared weights once, and all weights of an LSTM together), the checks, a progress bar, and `rounded_weight`: module 24's symmetric grids for one weight. With 32 bits it is left as it is.
@@ -178,9 +182,9 @@ def layer_weights(model: Module, asked: str) -> dict[str, Weights]:
     seen: set[int] = set()
     for name, layer in model.named_modules():
         axes = [axis for kind, axis in OUTPUT_AXIS.items() if isinstance(layer, kind)]
-        parts = [part for part in vars(layer) if part.startswith("weight")] if axes else []
-        own = [vars(layer)[part] for part in parts if id(vars(layer)[part]) not in seen]
-        if own:
+        parts = vars(layer).items() if axes else ()
+        weights = [x for part, x in parts if part.startswith("weight") and isinstance(x, Tensor)]
+        if own := [weight for weight in weights if id(weight) not in seen]:
             seen.update(map(id, own))
             found[name] = Weights(own, axes[0])
     if not found:
@@ -372,7 +376,7 @@ for bits in (2, 3, 4, 8):
 
 # %% [markdown]
 r"""
-Of the first layer's 50 bytes at 2 bits, 32 are scales. Eight bits there take 54 bytes more: a hundredth of the network. And zeros never get fewer: 0 is a mark of every symmetric grid, and coarse grids round small weights to it too.
+Of the first layer's 50 bytes at 2 bits, 32 are scales. Eight bits there take 54 bytes more, of thousands. And zeros never get fewer: 0 is a mark of every symmetric grid, and coarse grids round small weights to it too.
 
 ## What a layer costs: measure it
 
@@ -689,7 +693,7 @@ x = Tensor(random.standard_normal((30, 4)))
 y = Tensor(x.data[:, :3].argmax(axis=1), dtype=int)
 weights = [tiny[0].weight, tiny[2].weight]
 gradients = grad(loss_fn(tiny(x), y), weights, create_graph=True)
-shapes, ends = [w.shape for w in weights], [24, 42]
+shapes = [w.shape for w in weights]
 
 
 def column(i: int) -> np.ndarray:
@@ -712,7 +716,7 @@ for samples in (10, 100, 1000):
 
 # %% [markdown]
 r"""
-A hundred times the samples for a tenth of the error. For ranking layers whose curvatures differ by factors of ten, few samples will do.
+A hundred times the samples for a tenth of the error. For ranking layers whose curvatures differ by factors of ten, some dozens will do.
 
 ### Exercise 6: hessian_costs
 
@@ -793,7 +797,7 @@ for name in traces:
 
 # %% [markdown]
 r"""
-The small layers are the steep ones, and nobody told the estimate so. At 3 and 4 bits it has the right size. At 2 bits it is wrong by factors, and it **ranks** the layers differently: read off which layer each of the two calls the worst.
+The small layers are the steep ones, and nobody told the estimate so. At 3 and 4 bits it is of the right order. At 2 bits it is too small by factors, and it **ranks** the layers differently: read off which layer each of the two calls the worst.
 
 What went wrong: is an error at 2 bits no small step any more (then the expansion fails), or is a rounding error not random (then step 1 fails)? An experiment separates the two. Keep each error's size and throw the dice for its sign: **predict** which of the two columns these errors will agree with, at 4 bits and at 2.
 """
@@ -817,7 +821,7 @@ for name, width in itertools.product(traces, (4, 2)):
 
 # %% [markdown]
 r"""
-Both. Even random errors of the size of 2 bits cost more than the parabola says: the step is too long. And the error that rounding makes is **one** error, not the average over dice: it may be much luckier or much less lucky than random ones of its size. Curvature can't know; measuring does.
+Both. At 4 bits random errors cost what curvature says, to within their spread; at 2 bits they cost far more: the step is too long for a parabola. And at either width the error that rounding makes is **one** error, not an average over dice: luckier or less lucky than random ones of its size. Curvature can't know; measuring does.
 
 ## Spending a budget
 
@@ -1165,7 +1169,7 @@ if plt:
 
 # %% [markdown]
 r"""
-Measuring ranks best, also on digits that it never saw. Curvature comes after it and is far better than counting bytes, although it was wrong about 2 bits; it knew of steep and flat layers, and that is most of the story.
+Measuring ranks best, also on digits that it never saw. Curvature comes after it and is far better than counting bytes, although it was wrong about 2 bits: it knew of steep and flat layers, and that is most of the story. And against uniform widths: look for a point that is smaller than 4 bits everywhere and at least as good, and see how much better than 2 bits everywhere a hundred bytes more can be.
 
 Are the bytes real? Pack one choice as module 24 does, write it to a file with the scales, and compute with what the file holds.
 """
@@ -1316,10 +1320,10 @@ def distill_inputs(
     calibration where no data may be had. (ZeroQ, Cai et al. 2020.)
 
     >>> model = BatchNorm1d(2).eval()
-    >>> model.running_mean.data[:] = [0.5, 0.0]
+    >>> model.running_mean.data[:] = [0.6, 0.0]
     >>> x = distill_inputs(model, (64, 2), progress=False)
-    >>> np.abs(x.data.mean(axis=0) - [0.25, 0.0]).max() < 0.05  # between 0 and the norm's mean
-    np.True_
+    >>> x.data.mean(axis=0).round(1) + 0.0  # between the noise's mean, 0, and the norm's
+    array([0.3, 0. ], dtype=float32)
     """
     if not isinstance(model, Module):
         raise TypeError(f"distill_inputs: expected a Module, got {type(model).__name__}")
@@ -1367,7 +1371,7 @@ generator = np.random.default_rng(0)
 picked = generator.permutation(len(train_images))[:64]
 sources = {
     "real": train_images[picked],
-    "distilled": distill_inputs(network, (64, 1, 8, 8), steps=100),
+    "distilled": distill_inputs(network, (64, 1, 8, 8), steps=60),
     "noise": Tensor(generator.standard_normal((64, 1, 8, 8))),
 }
 norms = [layer for layer in network if isinstance(layer, BatchNorm2d)]
@@ -1408,7 +1412,7 @@ for seed in with_bar(range(SEEDS), "networks", True):
     model = network if seed == 0 else trained_network(seed)
     generator = np.random.default_rng(seed)
     picked = generator.permutation(len(train_images))[:64]
-    options = dict(steps=100, seed=seed, progress=False)
+    options = dict(steps=60, seed=seed, progress=False)
     sources = {
         "real": train_images[picked],
         "distilled": distill_inputs(model, (64, 1, 8, 8), **options),
@@ -1455,7 +1459,7 @@ for count in (2, 4, 8, 16):
 
 random = np.random.default_rng(0)
 print("layers      choices    solver   Pareto curve (points)")
-for count in (4, 8, 16, 24):
+for count in (4, 8, 16, 20):
     weights_in = random.integers(1_000, 100_000, count)
     falling = -np.sort(-(10.0 ** random.uniform(-6, 0, (count, 4))), axis=1)
     some_costs = {

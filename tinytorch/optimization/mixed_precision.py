@@ -64,9 +64,9 @@ def layer_weights(model: Module, asked: str) -> dict[str, Weights]:
     seen: set[int] = set()
     for name, layer in model.named_modules():
         axes = [axis for kind, axis in OUTPUT_AXIS.items() if isinstance(layer, kind)]
-        parts = [part for part in vars(layer) if part.startswith("weight")] if axes else []
-        own = [vars(layer)[part] for part in parts if id(vars(layer)[part]) not in seen]
-        if own:
+        parts = vars(layer).items() if axes else ()
+        weights = [x for part, x in parts if part.startswith("weight") and isinstance(x, Tensor)]
+        if own := [weight for weight in weights if id(weight) not in seen]:
             seen.update(map(id, own))
             found[name] = Weights(own, axes[0])
     if not found:
@@ -528,10 +528,10 @@ def distill_inputs(
     calibration where no data may be had. (ZeroQ, Cai et al. 2020.)
 
     >>> model = BatchNorm1d(2).eval()
-    >>> model.running_mean.data[:] = [0.5, 0.0]
+    >>> model.running_mean.data[:] = [0.6, 0.0]
     >>> x = distill_inputs(model, (64, 2), progress=False)
-    >>> np.abs(x.data.mean(axis=0) - [0.25, 0.0]).max() < 0.05  # between 0 and the norm's mean
-    np.True_
+    >>> x.data.mean(axis=0).round(1) + 0.0  # between the noise's mean, 0, and the norm's
+    array([0.3, 0. ], dtype=float32)
     """
     if not isinstance(model, Module):
         raise TypeError(f"distill_inputs: expected a Module, got {type(model).__name__}")
