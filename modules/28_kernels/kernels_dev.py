@@ -27,6 +27,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import inspect
+import itertools
 import math
 import os
 import sys
@@ -216,24 +218,76 @@ def add_tile(
     ### END SOLUTION
 
 
+# %% nbgrader={"grade": false, "grade_id": "finish-tile", "locked": false, "solution": true}
+#| export
+def finish_tile(
+    y: np.ndarray,
+    row: int,
+    column: int,
+    sums: np.ndarray,
+    top: int,
+    count: int,
+    grids: np.ndarray,
+    columns: np.ndarray,
+    scales: np.ndarray,
+    floor: np.float32,
+) -> None:
+    """The floats that `count` rows of sums stand for, into y from (row, column) on.
+
+    (sums - zero_point * columns[0] - total * columns[1]) * scale * scales[0] + scales[1], at least
+    `floor`. grids[row] = (scale, zero_point, total of the row's bytes). columns int32 and scales
+    float32 (2, N): of each column the sum of weights less zero points, and the weights' zero point;
+    scale and bias. In compiled loops machine code stands in its place.
+    """
+    ### BEGIN SOLUTION
+    rows, width = slice(row, row + count), slice(column, min(column + PANEL, y.shape[1]))
+    scale, zero_point, total = grids[rows].T[:, :, None]
+    exact = sums[top : top + count, : width.stop - column]
+    exact = exact - zero_point.astype(np.int32) * columns[0, width]
+    exact -= total.astype(np.int32) * columns[1, width]
+    value = exact.astype(np.float32) * (scale * scales[0, width]) + scales[1, width]
+    y[rows, width] = np.maximum(value, floor)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "add-group", "locked": false, "solution": true}
+#| export
+def add_group(
+    totals: np.ndarray, sums: np.ndarray, count: int, scales: np.ndarray, group: int, column: int
+) -> None:
+    """totals += scales * (256 * high + low), for `count` pairs of rows of sums, (high, low).
+
+    totals float32 (., 64); scales[group] from `column` on. In compiled loops machine code stands in
+    its place.
+    """
+    ### BEGIN SOLUTION
+    high, low = (sums[digit : 2 * count : 2].astype(np.float32) for digit in (0, 1))
+    totals[:count] += (high * np.float32(256) + low) * scales[group, column : column + PANEL]
+    ### END SOLUTION
+
+
 # %% nbgrader={"grade": false, "grade_id": "emitter", "locked": true, "solution": false}
 #| exporti
 class Emitter:
-    """What the two micro-kernels share: LLVM's types, and addresses within add_tile's arrays."""
+    """What micro-kernels share: LLVM's types, and addresses within the arrays of their meaning."""
+
+    meaning: Callable = staticmethod(add_tile)
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any):
         from llvmlite import ir
         from numba.core import cgutils
 
         self.context, self.builder, self.ir, self.cgutils = context, builder, ir, cgutils
-        names = add_tile.__code__.co_varnames[: add_tile.__code__.co_argcount]
+        names = inspect.signature(self.meaning).parameters
         self.types = dict(zip(names, signature.args, strict=True))
         self.values = dict(zip(names, arguments, strict=True))
-        for name in ("sums", "rows", "panels"):
-            array = context.make_array(self.types[name])
-            self.values[name] = array(context, builder, self.values[name])
+        for name, kind in self.types.items():
+            if hasattr(kind, "ndim"):
+                array = context.make_array(kind)
+                self.values[name] = array(context, builder, self.values[name])
         self.byte, self.int32, self.int64 = (ir.IntType(bits) for bits in (8, 32, 64))
         self.lanes, self.bytes64 = ir.VectorType(self.int32, 16), ir.VectorType(self.byte, 64)
+        self.floats = ir.VectorType(ir.FloatType(), 16)
 
     def number(self, value: int) -> Any:
         return self.ir.Constant(self.int64, value)
@@ -241,6 +295,12 @@ class Emitter:
     def each(self, value: int) -> Any:
         """The same int32 in 16 lanes."""
         return self.ir.Constant(self.lanes, [value] * 16)
+
+    def spread(self, value: Any) -> Any:
+        """One number in all 16 lanes."""
+        nothing = self.ir.Constant(self.ir.VectorType(value.type, 16), self.ir.Undefined)
+        one = self.builder.insert_element(nothing, value, self.ir.Constant(self.int32, 0))
+        return self.builder.shuffle_vector(one, nothing, self.each(0))
 
     def place(self, name: str, *index: Any, kind: Any = None) -> Any:
         """A pointer to one element of an array, for reading a `kind` from there on."""
@@ -253,6 +313,9 @@ class Emitter:
         value = self.builder.load(self.place(*place, kind=kind))
         value.align = 1
         return value
+
+    def store(self, value: Any, *place: Any) -> None:
+        self.builder.store(value, self.place(*place, kind=value.type)).align = 1
 
     def call(self, instruction: str, result: Any, *arguments: Any) -> Any:
         """One of LLVM's intrinsic instructions."""
@@ -290,13 +353,11 @@ class RegisterTile(Emitter):
 
     def emit_rows(self, count: int) -> None:
         builder, value = self.builder, self.values
-        tile = [(row, register) for row in range(count) for register in range(4)]
-        sums, places = {}, {}
-        for row, register in tile:
+        places, sums = {}, {}
+        for row, register in itertools.product(range(count), range(4)):
             top = builder.add(value["top"], self.number(row))
-            places[row, register] = self.place("sums", top, 16 * register, kind=self.lanes)
-            before = builder.load(places[row, register])
-            before.align = 4
+            places[row, register] = "sums", top, self.number(16 * register)
+            before = self.load(*places[row, register], kind=self.lanes)
             before = builder.select(value["fresh"], self.each(0), before)
             sums[row, register] = self.cgutils.alloca_once_value(builder, before)
         nibbles = not self.types["panels"].dtype.signed
@@ -307,13 +368,13 @@ class RegisterTile(Emitter):
             weights = [self.weights(index, register, nibbles) for register in range(4)]
             for row in range(count):
                 for later in range(1 + nibbles):
-                    spread = self.spread(row, builder.add(quad, self.number(later)))
+                    spread = self.row_quad(row, builder.add(quad, self.number(later)))
                     for register in range(4):
                         slot = sums[row, register]
                         total = self.dot4(builder.load(slot), spread, weights[register][later])
                         builder.store(total, slot)
-        for key in tile:
-            builder.store(builder.load(sums[key]), places[key]).align = 4
+        for key, slot in sums.items():
+            self.store(builder.load(slot), *places[key])
 
     def weights(self, index: Any, register: int, nibbles: bool) -> list[Any]:
         """16 columns of a quad; of packed nibbles two quads, each number times 16."""
@@ -325,14 +386,11 @@ class RegisterTile(Emitter):
         low = self.builder.shl(packed, self.each(4))
         return [self.builder.and_(half, upper) for half in (low, packed)]
 
-    def spread(self, row: int, quad: Any) -> Any:
+    def row_quad(self, row: int, quad: Any) -> Any:
         """The quad of a row in all 16 lanes."""
         row = self.builder.add(self.values["row"], self.number(row))
         column = self.builder.shl(quad, self.number(2))
-        one = self.load("rows", row, column, kind=self.int32)
-        nothing = self.ir.Constant(self.lanes, self.ir.Undefined)
-        one = self.builder.insert_element(nothing, one, self.ir.Constant(self.int32, 0))
-        return self.builder.shuffle_vector(one, nothing, self.each(0))
+        return self.spread(self.load("rows", row, column, kind=self.int32))
 
     def dot4(self, sums: Any, unsigned: Any, signed: Any) -> Any:
         """Each int32 lane of sums, plus the products of its 4 bytes: uint8 times int8."""
@@ -417,6 +475,69 @@ class AmxTile(Emitter):
         self.call(f"x86.{instruction}", self.ir.VoidType(), self.tile(tile), place, stride)
 
 
+# %% nbgrader={"grade": false, "grade_id": "finishers", "locked": true, "solution": false}
+#| exporti
+class Finisher(Emitter):
+    """`finish_tile`, 16 columns at a time."""
+
+    meaning = staticmethod(finish_tile)
+
+    def emit(self) -> None:
+        builder, value = self.builder, self.values
+        width = builder.extract_value(value["y"].shape, 1)
+        with self.cgutils.for_range(builder, value["count"]) as loop:
+            row = builder.add(value["row"], loop.index)
+            grid = [self.load("grids", row, i, kind=self.floats.element) for i in range(3)]
+            whole = [self.spread(builder.fptosi(x, self.int32)) for x in grid[1:]]
+            for register in range(4):
+                column = builder.add(value["column"], self.number(16 * register))
+                top = builder.add(value["top"], loop.index)
+                exact = self.load("sums", top, 16 * register, kind=self.lanes)
+                for i in (0, 1):
+                    table = self.load("columns", i, column, kind=self.lanes)
+                    exact = builder.sub(exact, builder.mul(table, whole[i]))
+                scale, bias = (self.load("scales", i, column, kind=self.floats) for i in (0, 1))
+                scale = builder.fmul(scale, self.spread(grid[0]))
+                result = builder.fmul(builder.sitofp(exact, self.floats), scale)
+                result = builder.fadd(result, bias)
+                floor = self.spread(value["floor"])
+                result = builder.select(builder.fcmp_ordered(">", result, floor), result, floor)
+                self.store_part(result, builder.sub(width, column), "y", row, column)
+
+    def store_part(self, vector: Any, left: Any, *place: Any) -> None:
+        """Store as many lanes as there are columns left."""
+        numbers = self.ir.Constant(self.lanes, list(range(16)))
+        left = self.spread(self.builder.trunc(left, self.int32))
+        mask = self.builder.icmp_signed("<", numbers, left)
+        pointer = self.place(*place, kind=vector.type)
+        align = self.ir.Constant(self.int32, 4)
+        name, nothing = "masked.store.v16f32.p0", self.ir.VoidType()
+        self.call(name, nothing, vector, pointer, align, mask)
+
+
+class GroupAdder(Emitter):
+    """`add_group`, 16 columns at a time."""
+
+    meaning = staticmethod(add_group)
+
+    def emit(self) -> None:
+        builder, value = self.builder, self.values
+        with self.cgutils.for_range(builder, value["count"]) as loop:
+            high = builder.shl(loop.index, self.number(1))
+            rows = high, builder.add(high, self.number(1))
+            for register in range(4):
+                place = self.number(16 * register)
+                digits = [self.load("sums", row, place, kind=self.lanes) for row in rows]
+                digits = [builder.sitofp(digit, self.floats) for digit in digits]
+                both = builder.fmul(digits[0], self.ir.Constant(self.floats, [256.0] * 16))
+                both = builder.fadd(both, digits[1])
+                column = builder.add(value["column"], place)
+                scale = self.load("scales", value["group"], column, kind=self.floats)
+                total = self.load("totals", loop.index, place, kind=self.floats)
+                total = builder.fadd(total, builder.fmul(both, scale))
+                self.store(total, "totals", loop.index, place)
+
+
 # %% nbgrader={"grade": false, "grade_id": "compiled", "locked": true, "solution": false}
 #| exporti
 TILES = {"amx": AmxTile, "vnni": VnniTile, "generic": RegisterTile}
@@ -429,17 +550,19 @@ prange = range
 
 @functools.cache
 def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
-    """A loop as machine code: the same source, in which three names mean something faster.
+    """A loop as machine code: the same source, in which a few names mean something faster.
 
-    `add_tile` becomes the micro-kernel, TILE_ROWS and BLOCK its sizes, and where `parallel`,
-    `prange` is Numba's. What was compiled is kept on disk: beside the file, or where that
+    `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes,
+    and where `parallel`, `prange` is Numba's. What was compiled is kept on disk: beside the file, or where that
     can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
     """
     import numba
     from numba.core import event
 
     rows, block = SIZES[kernel]
-    names = {"TILE_ROWS": rows, "BLOCK": block, "add_tile": tile_intrinsic(kernel)}
+    names = {"TILE_ROWS": rows, "BLOCK": block}
+    for emitter in (TILES[kernel], Finisher, GroupAdder):
+        names[emitter.meaning.__name__] = as_intrinsic(emitter)
     if parallel:
         names["prange"] = numba.prange
     name = f"{loop.__name__}_{kernel}" + "_parallel" * parallel  # each has a file in the cache
@@ -455,21 +578,22 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
 
 
 @functools.cache
-def tile_intrinsic(kernel: str) -> Any:
-    """`add_tile` for Numba: the micro-kernel of this name, put where it is called."""
+def as_intrinsic(emitter: type[Emitter]) -> Any:
+    """What Numba puts where a loop calls the emitter's meaning: its instructions."""
     from numba.core import types
     from numba.extending import intrinsic
 
     def emit(context, builder, signature, arguments):
-        TILES[kernel](context, builder, signature, arguments).emit()
+        emitter(context, builder, signature, arguments).emit()
         return context.get_dummy_value()
 
-    @intrinsic
-    def tile(typing, sums, top, rows, row, count, panels, panel, first, last, fresh):
-        n = types.intp
-        return types.void(sums, n, rows, n, n, panels, n, n, n, types.boolean), emit
+    def typed(typing, *arguments):
+        """Arrays and single floats as they come, numbers of rows and the like as int64."""
+        kinds = [types.intp if isinstance(kind, types.Integer) else kind for kind in arguments]
+        return types.void(*kinds), emit
 
-    return tile
+    names = ", ".join(inspect.signature(emitter.meaning).parameters)
+    return intrinsic(eval(f"lambda typing, {names}: typed(typing, {names})", {"typed": typed}))
 
 
 @functools.cache
@@ -552,11 +676,10 @@ def quantize_rows(x, q, grids, grid, back, parts):
 # %% nbgrader={"grade": false, "grade_id": "multiply-rows", "locked": true, "solution": false}
 #| exporti
 def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
-    """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU.
+    """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU: `finish_tile`.
 
-    columns int32 (2, N): each column's sum of weights less zero points, and its zero point (only
-    one row where these are all 0); scales float32 (2, N): its scale and its bias. A task is a panel and up to 256 rows: blocks of K
-    that stay in the cache, tiles of about equal height.
+    A task is a panel and up to 256 rows: blocks of K that stay in the cache, tiles of about equal
+    height, each finished with its last block.
     """
     floor = np.float32(0.0 if relu else -np.inf)
     blocks = (len(y) + 255) // 256
@@ -565,27 +688,18 @@ def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
         sums = np.empty((256, 64), np.int32)
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             panel, block = task // blocks, task % blocks
-            start, row = 64 * panel, block * len(y) // blocks
+            row = block * len(y) // blocks
             count = (block + 1) * len(y) // blocks - row
             tiles = (count + TILE_ROWS - 1) // TILE_ROWS
             for first in range(0, panels.shape[1], BLOCK):
                 last = min(first + BLOCK, panels.shape[1])
                 for tile in range(tiles):
-                    top = tile * count // tiles
-                    height, fresh = (tile + 1) * count // tiles - top, first == 0
-                    add_tile(sums, top, q, row + top, height, panels, panel, first, last, fresh)
-            width = min(64, y.shape[1] - start)
-            for i in range(count):
-                scale, total = np.float32(grids[row + i, 0]), np.int32(grids[row + i, 2])
-                if len(columns) == 2:
-                    for j in range(width):
-                        sums[i, j] -= total * columns[1, np.uintp(start + j)]
-                zero_point = np.int32(grids[row + i, 1])
-                for j in range(width):
-                    n = np.uintp(start + j)
-                    exact = np.int32(sums[i, j] - zero_point * columns[0, n])
-                    value = np.float32(exact) * (scale * scales[0, n]) + scales[1, n]
-                    y[row + i, n] = value if value > floor else floor
+                    top, end = tile * count // tiles, (tile + 1) * count // tiles
+                    place = row + top, end - top, panels, panel, first, last
+                    add_tile(sums, top, q, *place, first == 0)
+                    if last == panels.shape[1]:
+                        tables = grids, columns, scales, floor
+                        finish_tile(y, row + top, 64 * panel, sums, top, end - top, *tables)
 
 
 # %% nbgrader={"grade": false, "grade_id": "split-rows", "locked": true, "solution": false}
@@ -640,13 +754,7 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
             for g in range(len(scales)):
                 first, last = g * quads, (g + 1) * quads
                 add_tile(sums, 0, digits, 2 * row, 2 * count, panels, panel, first, last, True)
-                for i in range(count):
-                    for j in range(64):
-                        n = np.uintp(start + j)
-                        u = np.float32(sums[2 * i, j]) * np.float32(256) + np.float32(
-                            sums[2 * i + 1, j]
-                        )
-                        totals[i, j] += u * scales[g, n]
+                add_group(totals, sums, count, scales, g, start)
             for i in range(count):
                 scale = row_scales[row + i, 0]
                 for j in range(min(64, y.shape[1] - start)):
@@ -712,11 +820,11 @@ class Int8Linear(Module):
         sums = weight.sum(axis=0, dtype=np.int32)
         zero_point = np.broadcast_to(zero_point, sums.shape).astype(np.int32)
         columns = np.stack([sums - np.int32(self.in_features) * zero_point, zero_point])
-        columns = columns if zero_point.any() else columns[:1].copy()
         parts = [np.broadcast_to(part, sums.shape) for part in (scale, 0 if bias is None else bias)]
+        scales = np.stack(parts).astype(np.float32)
         self.register_buffer("panels", held(pack_panels(weight)), persistent=False)
-        self.register_buffer("columns", held(columns), persistent=False)
-        self.register_buffer("scales", held(np.stack(parts).astype(np.float32)), persistent=False)
+        self.register_buffer("columns", held(whole_panels(columns)), persistent=False)
+        self.register_buffer("scales", held(whole_panels(scales)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return accelerated_linear(x, layer=self)
@@ -753,16 +861,15 @@ class Int8Linear(Module):
             rounded = np.empty_like(x)
             self.quantize(kernel, x.size, x, rounded, np.empty((len(x), 3), np.float32))
         y = rounded @ self.carried_weight
-        y += self.scales.data[1]
+        y += self.scales.data[1, : self.out_features]
         return np.maximum(y, 0, out=y) if self.relu else y
 
     @functools.cached_property
     def carried_weight(self) -> np.ndarray:
         """The weight in float32, made on first use."""
         weight = unpack_panels(self.panels.data, self.in_features, self.out_features)
-        if len(self.columns.data) == 2:
-            weight -= self.columns.data[1]
-        return weight * self.scales.data[0]
+        zero_point, scale = self.columns.data[1], self.scales.data[0]
+        return (weight - zero_point[: self.out_features]) * scale[: self.out_features]
 
     def _extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
@@ -773,6 +880,11 @@ class Int8Linear(Module):
 def held(array: np.ndarray) -> Tensor:
     """An array as a buffer of its own dtype."""
     return Tensor(array, dtype=array.dtype)
+
+
+def whole_panels(table: np.ndarray) -> np.ndarray:
+    """Rows of numbers for each column, filled up with zeros to whole panels."""
+    return np.pad(table, ((0, 0), (0, -table.shape[1] % PANEL)))
 
 
 def unpack_panels(panels: np.ndarray, in_features: int, out_features: int) -> np.ndarray:
@@ -828,10 +940,9 @@ class WeightOnlyLinear(Module):
         panels = pack_panels(padded.reshape(-1, self.out_features), 8)
         if bits <= 4:
             panels, scales = pack_nibbles(panels), scales / 16
-        scales = np.pad(scales, ((0, 0), (0, -self.out_features % PANEL)))
         tables = np.stack([columns, np.zeros(len(columns)) if bias is None else bias])
         self.register_buffer("panels", held(panels), persistent=False)
-        self.register_buffer("scales", held(scales), persistent=False)
+        self.register_buffer("scales", held(whole_panels(scales)), persistent=False)
         self.register_buffer("columns", held(tables.astype(np.float32)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

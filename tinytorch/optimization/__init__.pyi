@@ -57,7 +57,9 @@ from tinytorch.optimization.kernels import (
     Int8Linear,
     WeightOnlyLinear,
     accelerate,
+    add_group,
     add_tile,
+    finish_tile,
     from_fused,
     from_low_bit,
     from_quantized,
@@ -67,6 +69,7 @@ from tinytorch.optimization.kernels import (
     pack_panels,
     sixteenfold,
     unpack_panels,
+    whole_panels,
 )
 from tinytorch.optimization.lowbit import (
     NF4,
@@ -203,6 +206,7 @@ __all__ = [
     "StaticQuantizedLinear",
     "WeightOnlyLinear",
     "accelerate",
+    "add_group",
     "add_tile",
     "allocate_bits",
     "awq",
@@ -221,6 +225,7 @@ __all__ = [
     "expected_snr",
     "fake_quantize",
     "finish_qat",
+    "finish_tile",
     "fixed_point",
     "fixed_point_multiply",
     "freeze_observers",
@@ -279,4 +284,5 @@ __all__ = [
     "unpack_bits",
     "unpack_int4",
     "unpack_panels",
+    "whole_panels",
 ]
