@@ -361,7 +361,7 @@ def described(value: Any, name: str = "it") -> Any:
     raise TypeError(f"save_quantized: {name} is a {type(value).__name__}: a file can't hold it")
 
 
-# %% modules/32_dynamic/dynamic_dev.py #sizes
+# %% modules/32_dynamic/dynamic_dev.py #rebuilt-layer
 def sizes(layer: Any) -> dict[str, Any]:
     """What quantisation leaves as it is: the shapes of weight and bias, and whole numbers."""
     own = getattr(layer, "__dict__", {})
@@ -376,6 +376,17 @@ def require_same_sizes(new: Any, old: Any) -> None:
     for key in before.keys() & after.keys():
         if before[key] != after[key]:
             raise ValueError(f"{key} is {after[key]} in the file and {before[key]} here")
+
+
+def rebuilt_layer(kind: str, attributes: Any, old: Any) -> Any:
+    """A layer of this kind, without a call of its __init__."""
+    new: Any = object.__new__(KINDS[kind])
+    found = rebuilt(attributes, getattr(old, "__dict__", {}))
+    new._buffers = found.pop("_buffers", {})  # first: a Tensor that isn't among them is a parameter
+    for key, value in found.items():
+        setattr(new, key, value)
+    require_same_sizes(new, old)
+    return new
 
 
 # %% modules/32_dynamic/dynamic_dev.py #rebuilt
@@ -393,13 +404,16 @@ def rebuilt(description: Any, old: Any = None) -> Any:
             raise ValueError("the file counts on a module that isn't here")
         return old
     [(kind, content)] = description.items()
+    if kind == "layer":
+        name, attributes = content
+        return rebuilt_layer(name, attributes, old)
+    if kind == "grid":
+        return Grid(**content)
     if kind == "plain":
         return content
     if kind == "tensor":
         shape, dtype = content
         return Tensor(np.zeros(shape, dtype), dtype=dtype)
-    if kind == "grid":
-        return Grid(**content)
     if kind == "dict":
         held = old if isinstance(old, Mapping) else {}
         return {key: rebuilt(item, held.get(key)) for key, item in content.items()}
@@ -409,22 +423,7 @@ def rebuilt(description: Any, old: Any = None) -> Any:
             raise ValueError(f"{len(content)} items in the file and {len(before)} here")
         items = [rebuilt(*pair) for pair in zip(content, before, strict=True)]
         return tuple(items) if kind == "tuple" else items
-    if kind != "layer":
-        raise KeyError(kind)
-    name, attributes = content
-    return rebuilt_layer(name, attributes, old)
-
-
-# %% modules/32_dynamic/dynamic_dev.py #rebuilt-layer
-def rebuilt_layer(kind: str, attributes: Any, old: Any) -> Any:
-    """A layer of this kind, without a call of its __init__."""
-    new: Any = object.__new__(KINDS[kind])
-    found = rebuilt(attributes, getattr(old, "__dict__", {}))
-    new._buffers = found.pop("_buffers", {})  # first: a Tensor that isn't among them is a parameter
-    for key, value in found.items():
-        setattr(new, key, value)
-    require_same_sizes(new, old)
-    return new
+    raise KeyError(kind)
 
 
 # %% modules/32_dynamic/dynamic_dev.py #stored
