@@ -22,6 +22,7 @@ from tinytorch.core.spatial import (
 )
 from tinytorch.core.tensor import Tensor, manual_seed
 from tinytorch.models.transformer import GPT, TransformerBlock
+from tinytorch.optimization.kernels import accelerate
 from tinytorch.optimization.observers import (
     Fused,
     Grid,
@@ -962,6 +963,27 @@ def test_no_gradient_passes_integers():
     got = calibrated(Linear(4, 2), x)
     x.requires_grad = True
     assert not got(x).requires_grad
+
+
+@pytest.mark.parametrize("activation", [Grid(), Grid(signed=False), Grid(bits=4)])
+def test_accelerate_takes_static_layers(activation):
+    options = dict(bits=activation.bits, signed=activation.signed)
+    x, model = normal(40, 12), Sequential(Linear(12, 20), ReLU(), Linear(20, 3, bias=False))
+    config = QConfig(partial(MinMaxObserver, **options))
+    got = calibrated(model, x, config=config, example=x)
+    fast = accelerate(got)
+    assert kinds(fast) == ["Int8Linear", "Identity", "Int8Linear"]
+    first = got[0](x)
+    by_kernel = fast[0](x).data
+    assert by_kernel.min() >= 0
+    top = (activation.limits[1] - first.zero_point) * first.scale
+    assert np.abs(np.minimum(by_kernel, top) - first.data).max() <= first.scale * 0.501
+    assert relative_error(fast(x), model(x)) < (0.4 if activation.bits == 4 else 0.03)
+    grids = grids_for(model[0].weight.data, 1)
+    del grids["input"]
+    alone = StaticQuantizedLinear(model[0], grids)
+    with pytest.raises(ValueError, match="accelerate: the model has none of"):
+        accelerate(alone)
 
 
 # --- models of module 23 ---

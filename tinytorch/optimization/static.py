@@ -26,6 +26,7 @@ from tinytorch.core.layers import Linear, Module
 from tinytorch.core.spatial import AvgPool2d, Conv2d, MaxPool2d, conv2d
 from tinytorch.core.tensor import Tensor, op
 from tinytorch.optimization.integer import carried_matmul, exact_terms, require_room
+from tinytorch.optimization.kernels import ACCELERATED, Int8Linear
 from tinytorch.optimization.observers import Fused, Grid, QConfig, fuse
 from tinytorch.optimization.qat import (
     ChosenGrid,
@@ -72,6 +73,34 @@ def shifted(q: np.ndarray, zero_point: int) -> np.ndarray:
     array([-138,  117], dtype=int16)
     """
     return q.astype(np.int16) - np.int16(zero_point)
+
+
+class OnGrid(Module):
+    """Keeps a grid: scale and zero point are buffers, so that they are saved with the model."""
+
+    name: str  # what errors call it
+    scale: Tensor
+    zero_point: Tensor
+
+    def keep_grid(self, chosen: ChosenGrid) -> None:
+        """Take over a grid; ValueError for integers of more than 8 bits, and for many scales."""
+        if chosen.grid.bits > 8:
+            raise ValueError(f"{self.name}: expected at most 8 bits, got {chosen.grid}")
+        if np.ndim(chosen.scale):
+            got = np.size(chosen.scale)
+            raise ValueError(f"{self.name}: expected one scale for all channels, got {got}")
+        self.grid = chosen.grid
+        self.register_buffer("scale", Tensor(chosen.scale, dtype=np.float64))
+        self.register_buffer("zero_point", Tensor(chosen.zero_point, dtype=np.int32))
+
+    @property
+    def chosen(self) -> ChosenGrid:
+        """The grid that is kept."""
+        return ChosenGrid(self.grid, self.scale.item(), self.zero_point.item())
+
+    def _extra_repr(self) -> str:
+        bits = "" if self.grid.bits == 8 else f"bits={self.grid.bits}, "
+        return f"{bits}scale={self.scale.item():.4g}, zero_point={self.zero_point.item()}"
 
 
 # %% modules/31_static/static_dev.py #quantized-tensor
@@ -142,36 +171,6 @@ class QuantizedTensor(Tensor):
         return QuantizedTensor, (self.q, self.chosen)
 
 
-# %% modules/31_static/static_dev.py #grid-keeper
-class OnGrid(Module):
-    """Keeps a grid: scale and zero point are buffers, so that they are saved with the model."""
-
-    name: str  # what errors call it
-    scale: Tensor
-    zero_point: Tensor
-
-    def keep_grid(self, chosen: ChosenGrid) -> None:
-        """Take over a grid; ValueError for integers of more than 8 bits, and for many scales."""
-        if chosen.grid.bits > 8:
-            raise ValueError(f"{self.name}: expected at most 8 bits, got {chosen.grid}")
-        if np.ndim(chosen.scale):
-            got = np.size(chosen.scale)
-            raise ValueError(f"{self.name}: expected one scale for all channels, got {got}")
-        self.grid = chosen.grid
-        self.register_buffer("scale", Tensor(chosen.scale, dtype=np.float64))
-        self.register_buffer("zero_point", Tensor(chosen.zero_point, dtype=np.int32))
-
-    @property
-    def chosen(self) -> ChosenGrid:
-        """The grid that is kept."""
-        return ChosenGrid(self.grid, self.scale.item(), self.zero_point.item())
-
-    def _extra_repr(self) -> str:
-        bits = "" if self.grid.bits == 8 else f"bits={self.grid.bits}, "
-        return f"{bits}scale={self.scale.item():.4g}, zero_point={self.zero_point.item()}"
-
-
-# %% modules/31_static/static_dev.py #quantize
 class Quantize(OnGrid):
     """Puts floats on a grid; what is quantised already passes as it is.
 
@@ -349,13 +348,12 @@ def conv2d_sums(q_x, q_weight, x_zero_point=0, **how):
     return conv2d(x, q_weight.astype(dtype), **how).astype(np.int32)
 
 
-# %% modules/31_static/static_dev.py #ops
+# %% modules/31_static/static_dev.py #quantized-conv2d
 nondifferentiable(linear_sums)  # rounding has no slope: gradients end at the integers
 nondifferentiable(conv2d_sums)
 FLOPS["linear_sums"], FLOPS["conv2d_sums"] = FLOPS["linear"], FLOPS["conv2d"]
 
 
-# %% modules/31_static/static_dev.py #quantized-conv2d
 class QuantizedConv2d(StaticLayer):
     """A Conv2d that takes and gives QuantizedTensors; it pads with the zero point.
 
@@ -435,11 +433,10 @@ def products(a: QuantizedTensor, b: QuantizedTensor) -> np.ndarray:
     return sums.astype(np.float32) * np.float32(a.scale * b.scale)
 
 
-# %% modules/31_static/static_dev.py #shares
+# %% modules/31_static/static_dev.py #integer-attention
 SHARES = ChosenGrid(Grid(), 1 / 255, -128)  # what lies between 0 and 1 needs no calibration
 
 
-# %% modules/31_static/static_dev.py #integer-attention
 def integer_attention(q, k, v, mask=None, is_causal=False, **options) -> Tensor:
     """Attention whose two products multiply integers; the softmax between them is float.
 
@@ -529,7 +526,6 @@ def observed_attention(part: MultiHeadAttention, config: QConfig, name: str) -> 
     return turned_into(ObservedAttention, part, observers=observers, name=name)
 
 
-# %% modules/31_static/static_dev.py #check-prepared
 LAYERS: dict[type, Any] = {Linear: StaticQuantizedLinear, Conv2d: QuantizedConv2d}
 WATCHED = (Observed, ObservedAttention, FakeQuantizedLayer)
 DEFAULT = QConfig()
@@ -701,3 +697,20 @@ def convert(model: Module) -> Module:
         }
         model = with_replaced(model, replaced)
     return model
+
+
+# %% modules/31_static/static_dev.py #accelerated
+def accelerated(layer: StaticQuantizedLinear) -> Int8Linear | None:
+    """The layer on the kernels of module 28, which gives floats; None where it has no input grid."""
+    if layer.quantize is None:
+        return None
+    chosen = layer.quantize.chosen
+    shift = 128 if chosen.grid.signed else 0  # the kernels' bytes go from 0 to 255
+    limits = (limit + shift for limit in chosen.grid.limits)
+    bias = None if layer.bias is None else layer.bias.data
+    weight = layer.q_weight.data, layer.weight_scale.data, 0
+    grid = chosen.scale, chosen.zero_point + shift, *limits
+    return Int8Linear(*weight, bias, grid, layer.relu, layer.name)
+
+
+ACCELERATED[StaticQuantizedLinear] = accelerated
