@@ -6,7 +6,7 @@ from scipy.linalg import lstsq
 
 from tinytorch.core.layers import Linear, Module, Sequential
 from tinytorch.core.spatial import Conv2d
-from tinytorch.core.tensor import Tensor
+from tinytorch.core.tensor import Tensor, manual_seed
 from tinytorch.models.transformer import LayerNorm
 from tinytorch.optimization.compensation import (
     InputStatistics,
@@ -29,6 +29,7 @@ random = np.random.default_rng(25)
 @pytest.fixture(autouse=True)
 def same_numbers():
     random.bit_generator.state = np.random.default_rng(25).bit_generator.state
+    manual_seed(25)
 
 
 def correlated(rows, features):

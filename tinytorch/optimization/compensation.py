@@ -141,6 +141,14 @@ class QuantizedWeight:
         return weight if self.factors is None else Tensor(weight.data / self.factors[:, None])
 
 
+def _matrix(weight: Any, name: str) -> np.ndarray:
+    """A weight in float64; ValueError for NaN, infinity, and other shapes than (K, N)."""
+    w = finite(weight, name)
+    if w.ndim != 2:
+        raise ValueError(f"{name}: expected a weight of shape (K, N), got {w.shape}")
+    return w
+
+
 def round_to_nearest(
     weight: Any,
     bits: int = 4,
@@ -152,7 +160,7 @@ def round_to_nearest(
 
     `group_size` inputs of one output share a grid; None makes one grid for each output.
     """
-    grid = quantize_groups(Tensor(weight), bits, group_size, symmetric, name=name)
+    grid = quantize_groups(Tensor(_matrix(weight, name)), bits, group_size, symmetric, name=name)
     return QuantizedWeight(*grid, bits)
 
 
@@ -243,7 +251,7 @@ def clip_search(
 
     For each group, `steps` ranges from all of it down to a fifth are tried. (K, N) without data.
     """
-    w = finite(weight, name)
+    w = _matrix(weight, name)
     best = round_to_nearest(weight, bits, group_size, symmetric, name)
     groups = len(best.scale)
     parts = w.reshape(groups, -1, w.shape[1])
@@ -284,7 +292,7 @@ def hqq(
     best = round_to_nearest(weight, bits, group_size, False, name)
     zero_point = best.zero_point.astype(np.float32)
     best = replace(best, zero_point=zero_point)
-    w = split_groups(finite(weight, name), group_size, 0, name)  # (groups, group_size, N)
+    w = split_groups(_matrix(weight, name), group_size, 0, name)  # (groups, group_size, N)
     steps = w / best.scale.astype(np.float64)[:, None]
     least = np.full(zero_point.shape, np.inf)
     for i in range(iterations):
@@ -367,7 +375,7 @@ def gptq(
         raise ValueError(
             f"gptq: damping must be at least 0, block_size at least 1, got {damping}, {block_size}"
         )
-    w, target = finite(weight, name), grid(weight, bits, group_size, symmetric, name=name)
+    w, target = _matrix(weight, name), grid(weight, bits, group_size, symmetric, name=name)
     gram = statistics_of(inputs, len(w), "gptq").gram
     turn = np.arange(len(w))
     if order == "activation":
@@ -402,7 +410,7 @@ def awq(
     `steps` alphas from 0 (plain rounding) to below 1 the one with the least error of the output is
     taken (Lin et al. 2023, "AWQ"). `inputs` are rows (..., K) or InputStatistics.
     """
-    w = finite(weight, name)
+    w = _matrix(weight, name)
     inputs = statistics_of(inputs, len(w), "awq")
     size = np.maximum(inputs.mean_abs, 0.01 * inputs.mean_abs.mean() or 1.0)  # none is 0
 
@@ -582,9 +590,12 @@ def awq_factors(
 ) -> dict[str, np.ndarray | None]:
     """Move the factors of `awq` in place, where they can be moved, and return them by layer."""
     linears = {name: layer for name, layer in layers.items() if isinstance(layer, Linear)}
-    return scale_layers(
-        *(model, linears, batches), lambda weight, inputs: awq(weight, inputs, **options).factors
-    )
+
+    def choose(weight: np.ndarray, inputs: InputStatistics) -> np.ndarray | None:
+        name = inputs.name.replace(".input", ".weight")
+        return awq(weight, inputs, **options, name=name).factors
+
+    return scale_layers(model, linears, batches, choose)
 
 
 def compensate_layer(
@@ -660,10 +671,10 @@ def compensate(
     `method` is "round", "clip", "hqq", "gptq" or "awq"; `options` are those of its function.
     Layers are rounded in the order in which the data reaches them, each for the inputs that it
     gets from the rounded ones before. `correct_bias` adds `bias_correction` to each bias. "awq"
-    rounds to nearest where no layer before can take its factors. `data` as for `quantize_model`;
-    without it ("round", "clip", "hqq") only the weights' errors are known. `skip` names layers that
-    stay. Raises ValueError for NaN, infinity, empty data, groups that don't fit, layers that the
-    data never reaches.
+    rounds to nearest where no layer before can take its factors. `data` as for `quantize_model`: it
+    passes once for each layer, and once more; without it ("round", "clip", "hqq") only the weights'
+    errors are known. `skip` names layers that stay. Raises ValueError for NaN, infinity, empty
+    data, groups that don't fit, layers that the data never reaches.
 
     >>> from tinytorch.nn import Sequential
     >>> model, report = compensate(Sequential(Linear(8, 2)), Tensor(np.eye(8)), bits=3)
@@ -711,12 +722,14 @@ def packed_model(model: Module, report: CompensationReport) -> Module:
     modules = dict(model.named_modules())
     packed = {}
     for name, done in report.items():
+        if name not in modules:
+            raise ValueError(f"packed_model: the report tells of {name}, the model hasn't got it")
         layer, weight = modules[name], done.weight
         if isinstance(layer, Linear):
             parts = weight.q, weight.scale, weight.zero_point, weight.bits
             packed[id(layer)] = LowBitLinear.from_integers(*parts, layer.bias, name)
     replace_modules(model, packed)
-    return model
+    return packed.get(id(model), model)
 
 
 # %% modules/25_compensation/compensation_dev.py #quantize-rows
@@ -791,7 +804,7 @@ class OutlierSplitLinear(Module):
             raise ValueError(f"{name}: threshold must be above 0, got {threshold}")
         self.in_features, self.out_features = linear.weight.shape
         self.threshold, self.name = threshold, name
-        columns = np.asarray(outliers, np.int64)
+        columns = np.unique(np.arange(self.in_features)[list(outliers)])  # or a mask
         weight = linear.weight.data.copy()
         self.register_buffer("outliers", Tensor(columns, dtype=np.int64))
         self.register_buffer("float_rows", Tensor(weight[columns]))
@@ -862,5 +875,5 @@ def split_product(
     """
     outliers = (np.abs(x) > threshold).any(axis=0)
     q, row_scale = quantize_rows(Tensor._wrap(np.where(outliers, 0, x)))
-    y = int8_linear(q.data, q_weight, scale=scale) * row_scale
+    y = int8_linear(q, q_weight, scale=scale).data * row_scale
     return y + x[:, outliers] @ (q_weight[outliers] * scale)
