@@ -46,6 +46,7 @@ from tinytorch.optimization.mixed_precision import (
     round_weights,
     sensitivity,
 )
+from tinytorch.optimization.qat import finish_qat, prepare_qat, qat_config
 from tinytorch.text.embeddings import Embedding
 
 
@@ -230,6 +231,16 @@ def test_a_choice_can_be_packed_for_real():
     assert held == choice_total(layer_bytes(model), bits)
     x = normal(20, 6)
     np.testing.assert_allclose(packed(x).data, round_weights(model, bits)(x).data, atol=1e-6)
+
+
+def test_a_choice_can_be_trained_on():
+    """Names and widths are those of prepare_qat, which begins with the same weights."""
+    model, bits = mlp(), {"0": 3, "2": 8, "4": 2}
+    configs = {name: qat_config(weight_bits=width) for name, width in bits.items()}
+    trained = finish_qat(prepare_qat(model, configs))
+    for name in bits:
+        rounded = round_weights(model, bits)[int(name)].weight.data
+        np.testing.assert_allclose(trained[int(name)].weight.data, rounded, atol=1e-6)
 
 
 # --- measured sensitivity ---
