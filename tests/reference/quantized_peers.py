@@ -70,8 +70,10 @@ def by_pytorch(layer, q, x, q_weight, weight_scale, y, relu=False):
 
 @cache
 def fbgemm_saturates():
-    """Do its sums of two products overflow 16 bits, as on a CPU without VNNI?"""
+    """Do its sums of two products overflow 16 bits, as on an x86 CPU without VNNI?"""
     torch = pytorch()
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
     with engine("fbgemm"):
         weight = as_qint8(np.full((64, 16), 127, np.int8), 1.0)
         packed = torch.ops.quantized.linear_prepack(weight, None)
