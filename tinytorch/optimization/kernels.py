@@ -189,12 +189,13 @@ def add_tile(
     first: int,
     last: int,
     fresh: bool,
+    ahead: bool,
 ) -> None:
     """`count` rows times one panel, over the quads `first` to `last`: the meaning of a micro-kernel.
 
     rows uint8 (M, 4 Q) from `row` on; panels int8 (P, Q, 64, 4), or uint8 nibbles (P, Q / 2, 64, 4)
     that count 16-fold; sums int32 (., 64) from `top` on: written where `fresh`, otherwise added to.
-    In compiled loops machine code stands in its place.
+    In compiled loops machine code stands in its place; `ahead` then fetches the weights behind.
     """
     if panels.dtype == np.uint8:
         panels = sixteenfold(panels[panel : panel + 1, first // 2 : last // 2])
@@ -241,14 +242,21 @@ def finish_tile(
 
 # %% modules/28_kernels/kernels_dev.py #add-group
 def add_group(
-    totals: np.ndarray, sums: np.ndarray, count: int, scales: np.ndarray, group: int, column: int
+    totals: np.ndarray,
+    sums: np.ndarray,
+    top: int,
+    count: int,
+    scales: np.ndarray,
+    group: int,
+    column: int,
 ) -> None:
     """totals += scales * (256 * high + low), for `count` pairs of rows of sums, (high, low).
 
-    totals float32 (., 64); scales[group] from `column` on. In compiled loops machine code stands in
+    totals float32 (., 64); sums int32 (., 64) from `top` on; scales[group] from `column` on. In compiled loops machine code stands in
     its place.
     """
-    high, low = (sums[digit : 2 * count : 2].astype(np.float32) for digit in (0, 1))
+    pairs = sums[top : top + 2 * count].reshape(count, 2, PANEL)
+    high, low = pairs.astype(np.float32).swapaxes(0, 1)
     totals[:count] += (high * np.float32(256) + low) * scales[group, column : column + PANEL]
 
 
@@ -349,6 +357,11 @@ class RegisterTile(Emitter):
         limits = value["first"], value["last"], step
         with self.cgutils.for_range_slice(builder, *limits, inc=True) as (quad, _):
             index = builder.lshr(quad, self.number(1)) if nibbles else quad
+            with builder.if_then(value["ahead"]):
+                for register in range(4):
+                    later = builder.add(index, self.number(8))
+                    place = "panels", value["panel"], later, 16 * register, 0
+                    self.prefetch(self.place(*place))
             weights = [self.weights(index, register, nibbles) for register in range(4)]
             for row in range(count):
                 for later in range(1 + nibbles):
@@ -397,54 +410,74 @@ class VnniTile(RegisterTile):
 
 # %% modules/28_kernels/kernels_dev.py #amx-tile
 class AmxTile(Emitter):
-    """1 to 16 rows x 64 columns by AMX: eight tile registers of up to 16 rows x 64 bytes.
+    """1 to 32 rows x 64 columns by AMX: eight tile registers of up to 16 rows x 64 bytes.
 
     `tdpbusd` adds (16 rows x 64 bytes) @ (16 quads x 16 columns) to 16 x 16 sums of int32: 16,384
-    products. Tiles 0 to 3 hold the sums, 4 the rows, 5 to 7 in turn the weights.
+    products. Tiles 0 to 3 hold the sums of two times 16 rows and two times 16 columns, 4 and 5 the
+    rows, 6 and 7 the weights: four loads for four products. A panel takes two passes.
     """
 
     def emit(self) -> None:
+        builder, count = self.builder, self.values["count"]
+        few = builder.icmp_signed("<=", count, self.number(16))
+        self.configure(few)
+        with builder.if_else(few) as (one, two):
+            for blocks, case in ((1, one), (2, two)):
+                with case:
+                    for half in (0, 1):
+                        self.emit_half(blocks, half)
+        self.call("x86.tilerelease", self.ir.VoidType())
+
+    def configure(self, few: Any) -> None:
+        """Tell the processor the tiles' shapes: bytes 16 + 2 t for a width, 48 + t for a height."""
+        builder, count, full = self.builder, self.values["count"], self.number(16)
+        shapes = [1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8  # 1: the format
+        table: Any = self.ir.Constant(self.bytes64, shapes)
+        upper = builder.select(few, count, full)
+        lower = builder.select(few, full, builder.sub(count, full))
+        heights = {0: upper, 1: upper, 2: lower, 3: lower, 4: upper, 5: lower}
+        for tile, height in heights.items():
+            place = self.ir.Constant(self.int32, 48 + tile)
+            table = builder.insert_element(table, builder.trunc(height, self.byte), place)
+        slot = self.cgutils.alloca_once_value(builder, table)
+        pointer = builder.bitcast(slot, self.byte.as_pointer())
+        self.call("x86.ldtilecfg", self.ir.VoidType(), pointer)
+
+    def emit_half(self, blocks: int, half: int) -> None:
+        """32 of the panel's columns, for one or two blocks of up to 16 rows."""
         builder, value = self.builder, self.values
-        self.configure()
-        sums = [(tile, "sums", value["top"], 16 * tile) for tile in range(4)]
+        tiles = [
+            (2 * block + i, block, 32 * half + 16 * i) for block in range(blocks) for i in (0, 1)
+        ]
+        sums = [(tile, "sums", self.row("top", block), column) for tile, block, column in tiles]
         with builder.if_else(value["fresh"]) as (fresh, further):
             with fresh:
                 for tile, *_ in sums:
                     self.call("x86.tilezero", self.ir.VoidType(), self.tile(tile))
             with further:
-                for tile in sums:
-                    self.move("tileloadd64", *tile)
+                for place in sums:
+                    self.move("tileloadd64", *place)
         limits = value["first"], value["last"], self.number(16)
         with self.cgutils.for_range_slice(builder, *limits, inc=True) as (quad, _):
-            column = builder.shl(quad, self.number(2))
-            self.move("tileloadd64", 4, "rows", value["row"], column)
-            for row in range(16):
-                row = builder.add(value["row"], self.number(row))
-                self.prefetch(self.place("rows", row, builder.add(column, self.number(64))))
-            with builder.if_then(builder.icmp_signed("==", value["top"], self.number(0))):
-                for line in range(64):
-                    later = builder.add(quad, self.number(16 + line // 4))
-                    self.prefetch(self.place("panels", value["panel"], later, line % 4 * 16, 0))
-            for i, weights in enumerate((5, 6, 7, 5)):
-                self.move("tileloadd64", weights, "panels", value["panel"], quad, 16 * i, 0)
-                tiles = (self.tile(number) for number in (i, 4, weights))
-                self.call("x86.tdpbusd", self.ir.VoidType(), *tiles)
-        for tile in sums:
-            self.move("tilestored64", *tile)
-        self.call("x86.tilerelease", self.ir.VoidType())
+            for i in (0, 1):
+                place = "panels", value["panel"], quad, 32 * half + 16 * i, 0
+                self.move("tileloadd64", 6 + i, *place)
+            with builder.if_then(value["ahead"]):
+                for i, line in itertools.product(range(16), range(2)):
+                    later = builder.add(quad, self.number(32 + i))
+                    place = "panels", value["panel"], later, 32 * half + 16 * line, 0
+                    self.prefetch(self.place(*place))
+            for block in range(blocks):
+                column = builder.shl(quad, self.number(2))
+                self.move("tileloadd64", 4 + block, "rows", self.row("row", block), column)
+                for i in (0, 1):
+                    three = (self.tile(t) for t in (2 * block + i, 4 + block, 6 + i))
+                    self.call("x86.tdpbusd", self.ir.VoidType(), *three)
+        for place in sums:
+            self.move("tilestored64", *place)
 
-    def configure(self) -> None:
-        """Tell the processor the tiles' shapes: bytes 16 + 2 t for a width, 48 + t for a height."""
-        builder = self.builder
-        shapes = [1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8  # 1: the format
-        table: Any = self.ir.Constant(self.bytes64, shapes)
-        height = builder.trunc(self.values["count"], self.byte)
-        for tile in range(5):
-            place = self.ir.Constant(self.int32, 48 + tile)
-            table = builder.insert_element(table, height, place)
-        slot = self.cgutils.alloca_once_value(builder, table)
-        pointer = builder.bitcast(slot, self.byte.as_pointer())
-        self.call("x86.ldtilecfg", self.ir.VoidType(), pointer)
+    def row(self, name: str, block: int) -> Any:
+        return self.builder.add(self.values[name], self.number(16 * block))
 
     def tile(self, number: int) -> Any:
         return self.ir.Constant(self.byte, number)
@@ -505,7 +538,7 @@ class GroupAdder(Emitter):
     def emit(self) -> None:
         builder, value = self.builder, self.values
         with self.cgutils.for_range(builder, value["count"]) as loop:
-            high = builder.shl(loop.index, self.number(1))
+            high = builder.add(value["top"], builder.shl(loop.index, self.number(1)))
             rows = high, builder.add(high, self.number(1))
             for register in range(4):
                 place = self.number(16 * register)
@@ -523,7 +556,7 @@ class GroupAdder(Emitter):
 # %% modules/28_kernels/kernels_dev.py #compiled
 TILES = {"amx": AmxTile, "vnni": VnniTile, "generic": RegisterTile}
 TILE_ROWS, BLOCK = 6, 128  # rows of a tile; quads after which the next rows have their turn
-SIZES = {"amx": (16, 256), "vnni": (TILE_ROWS, BLOCK), "generic": (TILE_ROWS, BLOCK)}
+SIZES = {"amx": (32, 512), "vnni": (TILE_ROWS, BLOCK), "generic": (TILE_ROWS, BLOCK)}
 THREAD_WORK = 2**22  # products below which starting threads costs more than they gain
 LOCK = threading.Lock()  # Numba's simplest pool of threads may serve one caller at a time
 prange = range
@@ -593,18 +626,30 @@ def announcer() -> Any:
     return Announcer()
 
 
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty array that begins with a cache line: a register's load from it touches one only."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.__array_interface__["data"][0] % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> Any:
-    """Call a loop as machine code, in as many parts as Numba has threads if the work is worth it.
-
-    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many.
-    """
-    import numba
-
-    threads = numba.get_num_threads() if work >= THREAD_WORK else 1
+    """Call a loop as machine code, in as many parts as there are threads for so much work."""
+    threads = threads_for(work)
     if threads == 1:
         return compiled(loop, kernel, False)(*arguments, 1)
     with LOCK:
         return compiled(loop, kernel, True)(*arguments, threads)
+
+
+def threads_for(work: int) -> int:
+    """Numba's number of threads if they are worth it: `numba.set_num_threads` sets it."""
+    if work < THREAD_WORK:
+        return 1
+    import numba
+
+    return numba.get_num_threads()
 
 
 # %% modules/28_kernels/kernels_dev.py #quantize-rows
@@ -654,17 +699,17 @@ def quantize_rows(x, q, grids, grid, back, parts):
 
 
 # %% modules/28_kernels/kernels_dev.py #multiply-rows
-def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
+def multiply_rows(q, grids, panels, columns, scales, relu, sums, y, parts):
     """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU: `finish_tile`.
 
     A task is a panel and up to 256 rows: blocks of K that stay in the cache, tiles of about equal
-    height, each finished with its last block.
+    height, each finished with its last block. Each part has 256 rows of `sums` for itself.
     """
     floor = np.float32(0.0 if relu else -np.inf)
     blocks = (len(y) + 255) // 256
     tasks = len(panels) * blocks
     for part in prange(parts):
-        sums = np.empty((256, 64), np.int32)
+        base = 256 * part
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             panel, block = task // blocks, task % blocks
             row = block * len(y) // blocks
@@ -675,10 +720,11 @@ def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
                 for tile in range(tiles):
                     top, end = tile * count // tiles, (tile + 1) * count // tiles
                     place = row + top, end - top, panels, panel, first, last
-                    add_tile(sums, top, q, *place, first == 0)
+                    add_tile(sums, base + top, q, *place, first == 0, tile == 0)
                     if last == panels.shape[1]:
+                        part_of_sums = sums, base + top, end - top
                         tables = grids, columns, scales, floor
-                        finish_tile(y, row + top, 64 * panel, sums, top, end - top, *tables)
+                        finish_tile(y, row + top, 64 * panel, *part_of_sums, *tables)
 
 
 # %% modules/28_kernels/kernels_dev.py #split-rows
@@ -713,7 +759,7 @@ def split_rows(x, digits, scales, group, parts):
 
 
 # %% modules/28_kernels/kernels_dev.py #multiply-groups
-def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts):
+def multiply_groups(digits, row_scales, panels, scales, columns, quads, sums, y, parts):
     """y = row_scale * (u - 32768) @ (scales * weight) + bias, where each group has its scales.
 
     `quads` of K make a group; columns float32 (2, N): sums of scales * weight, and the bias. Three
@@ -722,7 +768,7 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
     blocks = (len(y) + 2) // 3
     tasks = len(panels) * blocks
     for part in prange(parts):
-        sums, totals = np.empty((6, 64), np.int32), np.empty((3, 64), np.float32)
+        base, totals = 256 * part, np.empty((3, 64), np.float32)
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             panel, block = task // blocks, task % blocks
             start, row = 64 * panel, block * len(y) // blocks
@@ -730,8 +776,9 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
             totals[:] = 0
             for g in range(len(scales)):
                 first, last = g * quads, (g + 1) * quads
-                add_tile(sums, 0, digits, 2 * row, 2 * count, panels, panel, first, last, True)
-                add_group(totals, sums, count, scales, g, start)
+                place = 2 * row, 2 * count, panels, panel, first, last
+                add_tile(sums, base, digits, *place, True, block == 0)
+                add_group(totals, sums, base, count, scales, g, start)
             for i in range(count):
                 scale = row_scales[row + i, 0]
                 for j in range(min(64, y.shape[1] - start)):
@@ -809,14 +856,15 @@ class Int8Linear(Module):
         if kernel == "numpy" or (kernel == "generic" and len(x) > FEW_ROWS):
             return self.multiply_carried(x, kernel)
         panels, work = self.panels.data, len(x) * self.panels.size
-        q = np.empty((len(x), 4 * panels.shape[1] + 64), np.uint8)  # rows begin in different sets
+        q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
         grids, y = (
             np.empty((len(x), 3), np.float32),
             np.empty((len(x), self.out_features), np.float32),
         )
         self.quantize(kernel, work, x, q, grids)
         tables = self.columns.data, self.scales.data
-        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, y)
+        sums = aligned((256 * threads_for(work), PANEL), np.int32)
+        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, sums, y)
         return y
 
     def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
@@ -851,8 +899,10 @@ class Int8Linear(Module):
 
 
 def held(array: np.ndarray) -> Tensor:
-    """An array as a buffer of its own dtype."""
-    return Tensor(array, dtype=array.dtype)
+    """An array as a buffer: its own dtype, aligned."""
+    copied = aligned(array.shape, array.dtype)
+    copied[...] = array
+    return Tensor._wrap(copied)
 
 
 def whole_panels(table: np.ndarray) -> np.ndarray:
@@ -927,14 +977,15 @@ class WeightOnlyLinear(Module):
             y = x @ self.carried_weight
             return np.add(y, self.columns.data[1], out=y)
         width = self.group_size + -self.group_size % 8
-        digits = np.empty((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
+        digits = aligned((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
         row_scales = np.empty((len(x), 1), np.float32)
         work = len(x) * self.in_features * self.out_features
         if run(split_rows, kernel, work, x, digits, row_scales, self.group_size):
             finite(x, f"{self.name}.input")
         y = np.empty((len(x), self.out_features), np.float32)
         tables = self.panels.data, self.scales.data, self.columns.data
-        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, y)
+        sums = aligned((256 * threads_for(work), PANEL), np.int32)
+        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, sums, y)
         return y
 
     @functools.cached_property
