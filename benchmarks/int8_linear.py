@@ -113,10 +113,13 @@ def compare(cells: list[tuple[int, int]], seconds: float, peers: bool) -> list[R
     rows = []
     for size, batch in cells:
         runs, exact = contenders(size, batch, peers)
-        rounds = int(max(11, min(400, seconds / (6 * batch * size**2 * 1.5e-11 + 2e-4))))
-        medians = interleave(f"{batch} x {size}", runs, rounds, repeat=3)
+        one = 5e-5 + batch * size**2 * 1e-11  # seconds, roughly: turns of some milliseconds
+        repeat, rounds = max(1, round(4e-3 / one)), round(seconds / (6 * max(4e-3, one)))
+        medians = interleave(f"{batch} x {size}", runs, max(rounds, 11), repeat)
         gains = {"faster": f"{medians['FP32'] / medians['INT8']:.1f}x"}
-        notes = {f"error {who}": f"{error(runs[who](), exact):.4f}" for who in runs if "INT8" in who}
+        notes = {
+            f"error {who}": f"{error(runs[who](), exact):.4f}" for who in runs if "INT8" in who
+        }
         limit = 1 / FASTER[size, batch] if (size, batch) in FASTER and THREADS == "1" else None
         rows.append(Row(f"batch {batch}, {size} square", medians, limit, notes=gains | notes))
     return rows

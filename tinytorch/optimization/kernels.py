@@ -317,10 +317,10 @@ class Emitter:
         function = self.cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
 
-    def prefetch(self, place: Any) -> None:
-        """Ask for the cache line of a place that is read soon, or perhaps beyond the array's end."""
-        read, keep, data = (self.ir.Constant(self.int32, n) for n in (0, 3, 1))
-        self.call("prefetch.p0", self.ir.VoidType(), place, read, keep, data)
+    def prefetch(self, place: Any, write: int = 0) -> None:
+        """Ask for the cache line of a place that is used soon; it may lie beyond the array's end."""
+        options = (self.ir.Constant(self.int32, n) for n in (write, 3, 1))
+        self.call("prefetch.p0", self.ir.VoidType(), place, *options)
 
 
 # %% modules/28_kernels/kernels_dev.py #register-tile
@@ -500,24 +500,29 @@ class Finisher(Emitter):
     def emit(self) -> None:
         builder, value = self.builder, self.values
         width = builder.extract_value(value["y"].shape, 1)
+        places = [builder.add(value["column"], self.number(16 * i)) for i in range(4)]
+        tables = [self.tables(column) for column in places]
+        floor = self.spread(value["floor"])
         with self.cgutils.for_range(builder, value["count"]) as loop:
-            row = builder.add(value["row"], loop.index)
+            row, top = (builder.add(value[name], loop.index) for name in ("row", "top"))
             grid = [self.load("grids", row, i, kind=self.floats.element) for i in range(3)]
-            whole = [self.spread(builder.fptosi(x, self.int32)) for x in grid[1:]]
-            for register in range(4):
-                column = builder.add(value["column"], self.number(16 * register))
-                top = builder.add(value["top"], loop.index)
-                exact = self.load("sums", top, 16 * register, kind=self.lanes)
-                for i in (0, 1):
-                    table = self.load("columns", i, column, kind=self.lanes)
-                    exact = builder.sub(exact, builder.mul(table, whole[i]))
-                scale, bias = (self.load("scales", i, column, kind=self.floats) for i in (0, 1))
-                scale = builder.fmul(scale, self.spread(grid[0]))
-                result = builder.fmul(builder.sitofp(exact, self.floats), scale)
+            step = self.spread(grid[0])
+            zero_point, total = (self.spread(builder.fptosi(x, self.int32)) for x in grid[1:])
+            for i, (sums, zeros, scale, bias) in enumerate(tables):
+                exact = self.load("sums", top, self.number(16 * i), kind=self.lanes)
+                exact = builder.sub(exact, builder.mul(sums, zero_point))
+                exact = builder.sub(exact, builder.mul(zeros, total))
+                result = builder.fmul(builder.sitofp(exact, self.floats), builder.fmul(scale, step))
                 result = builder.fadd(result, bias)
-                floor = self.spread(value["floor"])
                 result = builder.select(builder.fcmp_ordered(">", result, floor), result, floor)
-                self.store_part(result, builder.sub(width, column), "y", row, column)
+                self.store_part(result, builder.sub(width, places[i]), "y", row, places[i])
+                later = builder.add(places[i], self.number(PANEL))
+                self.prefetch(self.place("y", row, later), write=1)
+
+    def tables(self, column: Any) -> list[Any]:
+        """16 columns of both tables' rows."""
+        kinds = {"columns": self.lanes, "scales": self.floats}
+        return [self.load(name, i, column, kind=kinds[name]) for name in kinds for i in (0, 1)]
 
     def store_part(self, vector: Any, left: Any, *place: Any) -> None:
         """Store as many lanes as there are columns left."""
@@ -630,26 +635,21 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An empty array that begins with a cache line: a register's load from it touches one only."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
-    start = -raw.__array_interface__["data"][0] % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, raw, -raw.__array_interface__["data"][0] % 64)
 
 
 def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> Any:
-    """Call a loop as machine code, in as many parts as there are threads for so much work."""
-    threads = threads_for(work)
+    """Call a loop as machine code, in as many parts as Numba has threads if the work is worth it.
+
+    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many.
+    """
+    import numba
+
+    threads = numba.get_num_threads() if work >= THREAD_WORK else 1
     if threads == 1:
         return compiled(loop, kernel, False)(*arguments, 1)
     with LOCK:
         return compiled(loop, kernel, True)(*arguments, threads)
-
-
-def threads_for(work: int) -> int:
-    """Numba's number of threads if they are worth it: `numba.set_num_threads` sets it."""
-    if work < THREAD_WORK:
-        return 1
-    import numba
-
-    return numba.get_num_threads()
 
 
 # %% modules/28_kernels/kernels_dev.py #quantize-rows
@@ -699,17 +699,19 @@ def quantize_rows(x, q, grids, grid, back, parts):
 
 
 # %% modules/28_kernels/kernels_dev.py #multiply-rows
-def multiply_rows(q, grids, panels, columns, scales, relu, sums, y, parts):
+def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
     """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU: `finish_tile`.
 
     A task is a panel and up to 256 rows: blocks of K that stay in the cache, tiles of about equal
-    height, each finished with its last block. Each part has 256 rows of `sums` for itself.
+    height, each finished with its last block.
     """
     floor = np.float32(0.0 if relu else -np.inf)
     blocks = (len(y) + 255) // 256
     tasks = len(panels) * blocks
     for part in prange(parts):
-        base = 256 * part
+        raw = np.empty(257 * 64, np.int32)
+        start = -raw.ctypes.data % 64 // 4  # sums begin with a cache line
+        sums = raw[start : start + 256 * 64].reshape(256, 64)
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             panel, block = task // blocks, task % blocks
             row = block * len(y) // blocks
@@ -720,9 +722,9 @@ def multiply_rows(q, grids, panels, columns, scales, relu, sums, y, parts):
                 for tile in range(tiles):
                     top, end = tile * count // tiles, (tile + 1) * count // tiles
                     place = row + top, end - top, panels, panel, first, last
-                    add_tile(sums, base + top, q, *place, first == 0, tile == 0)
+                    add_tile(sums, top, q, *place, first == 0, tile == 0)
                     if last == panels.shape[1]:
-                        part_of_sums = sums, base + top, end - top
+                        part_of_sums = sums, top, end - top
                         tables = grids, columns, scales, floor
                         finish_tile(y, row + top, 64 * panel, *part_of_sums, *tables)
 
@@ -759,7 +761,7 @@ def split_rows(x, digits, scales, group, parts):
 
 
 # %% modules/28_kernels/kernels_dev.py #multiply-groups
-def multiply_groups(digits, row_scales, panels, scales, columns, quads, sums, y, parts):
+def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts):
     """y = row_scale * (u - 32768) @ (scales * weight) + bias, where each group has its scales.
 
     `quads` of K make a group; columns float32 (2, N): sums of scales * weight, and the bias. Three
@@ -768,7 +770,7 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, sums, y,
     blocks = (len(y) + 2) // 3
     tasks = len(panels) * blocks
     for part in prange(parts):
-        base, totals = 256 * part, np.empty((3, 64), np.float32)
+        sums, totals = np.empty((6, 64), np.int32), np.empty((3, 64), np.float32)
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             panel, block = task // blocks, task % blocks
             start, row = 64 * panel, block * len(y) // blocks
@@ -777,8 +779,8 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, sums, y,
             for g in range(len(scales)):
                 first, last = g * quads, (g + 1) * quads
                 place = 2 * row, 2 * count, panels, panel, first, last
-                add_tile(sums, base, digits, *place, True, block == 0)
-                add_group(totals, sums, base, count, scales, g, start)
+                add_tile(sums, 0, digits, *place, True, block == 0)
+                add_group(totals, sums, 0, count, scales, g, start)
             for i in range(count):
                 scale = row_scales[row + i, 0]
                 for j in range(min(64, y.shape[1] - start)):
@@ -863,8 +865,7 @@ class Int8Linear(Module):
         )
         self.quantize(kernel, work, x, q, grids)
         tables = self.columns.data, self.scales.data
-        sums = aligned((256 * threads_for(work), PANEL), np.int32)
-        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, sums, y)
+        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, y)
         return y
 
     def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
@@ -984,8 +985,7 @@ class WeightOnlyLinear(Module):
             finite(x, f"{self.name}.input")
         y = np.empty((len(x), self.out_features), np.float32)
         tables = self.panels.data, self.scales.data, self.columns.data
-        sums = aligned((256 * threads_for(work), PANEL), np.int32)
-        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, sums, y)
+        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, y)
         return y
 
     @functools.cached_property
