@@ -1767,7 +1767,7 @@ The split with int8 weights everywhere falls short. The rows behind our outliers
 
 ## What it costs
 
-All of this happens once. How long does it take as layers grow? GPTQ needs an inverse, about $K^3$, and the feedback, $K^2 N$. **Predict** the times for K = N = 256, 512 and 768, and what blocks are good for.
+All of this happens once. How long does it take as layers grow? GPTQ needs an inverse, about $K^3$, and the feedback, $K^2 N$. **Predict** the times for K = N = 128, 256 and 512, and what blocks are good for.
 """
 
 
@@ -1781,7 +1781,7 @@ def seconds(function) -> float:
 
 random, table = np.random.default_rng(0), []
 print("seconds      Gram matrix   inverse   feed back, rows in blocks of 1    128   to nearest")
-for size in (256, 512, 768):
+for size in (128, 256, 512):
     x, w = random.standard_normal((2000, size)), random.standard_normal((size, size))
     own = InputStatistics(size)
     gathering = seconds(lambda s=own, x=x: s.observe(x))
