@@ -445,7 +445,7 @@ def test_requantized():
     check(halves, np.array([0, 2]), "rint: halves go to the even number")
     columns = np.float32([1.0, 0.5])
     got = requantized(np.int32([[8, 8]]), columns, columns, ChosenGrid(Grid(), 1.0, 0), -128)
-    check(got, np.array([[9, 4]]), "each column its own scale; 8.5 / 2 + ... rounds to even")
+    check(got, np.array([[9, 4]]), "each column its own scale: 9, and 4.5 to even")
     unsigned = ChosenGrid(Grid(signed=False), 1.0, 3)
     got = requantized(np.int32([300]), np.float32([1]), None, unsigned, 0)
     check(got, np.array([255], np.uint8), "an unsigned grid ends at 255")
@@ -1422,7 +1422,7 @@ print(networks["int8, histogram"])
 
 # %% [markdown]
 r"""
-Read it honestly. **At 8 bits nothing is lost**, whichever way the grids are chosen; on this easy task the choice of observer shows in decibels only. Weights of 4 bits still do; below, rounding after training fails, and training with rounding repairs a good part of it, which the control's more epochs don't.
+Read it honestly. **At 8 bits nothing is lost**, whichever way the grids are chosen; on this easy task the choice of observer shows in decibels only. Weights of 4 bits still do; at 3 it begins to cost, at 2 rounding after training fails. Training *with* rounding repairs most of that, which the control's epochs, as many, don't.
 (dB against the *float* network mean little for the two that were trained on: those are other networks.)
 
 And the bytes: weights of 2 bits are *held* in int8 like all others. Packing them was module 24; it doesn't happen here.
@@ -1586,7 +1586,7 @@ Why does module 27 store it as int32, and could it be int8?
 # %% [markdown] nbgrader={"grade": true, "grade_id": "answer-bias", "locked": false, "points": 5, "solution": true}
 r"""
 One step of the accumulator is 0.02 x 0.004 = 0.00008; the bias is 6,375 of them. Rounding it errs by at most half of one, 0.00004, which is 0.0008 steps of the result: as good as exact. On the result's grid 0.51 is 10.2 steps: an error of 0.2 steps, always in the same direction, and the sums' own rounding (up to half a step) comes on top.
-6,375 doesn't fit int8 (nor would 40,000 fit int16): int32, as the sums have.
+6,375 doesn't fit int8, and a bias of 3, 37,500 steps, wouldn't fit int16: int32, as the sums are.
 """
 
 # %% [markdown]
@@ -1636,7 +1636,7 @@ r"""
 ## What works now
 
 - Tensors of bytes carry their grid; layers take them and give them, and what knows nothing of integers sees floats.
-- Linear and Conv2d on integers, equal bit for bit to PyTorch's kernels on x86; ReLU and max pooling without arithmetic; attention whose products are integers.
+- Linear and Conv2d on integers, by the arithmetic of PyTorch's kernels for x86; ReLU and max pooling without any; attention whose products are integers.
 - `prepare`, run it on data, `convert`: for chains, for networks with sums and norms, for models trained with rounding; each layer with its own configuration, or none.
 - You know what it keeps (accuracy at 8 bits), what it saves (bytes) and what it doesn't save in NumPy (time).
 """
