@@ -240,7 +240,7 @@ class QuantizedEmbedding(Module):
         table = embedding.weight.data
         chosen = grid_of(table, "row", f"{name}.weight")
         q = to_integers(table, chosen, f"{name}.weight")
-        self.register_buffer("q_weight", Tensor(q, dtype=np.int8))
+        self.register_buffer("q_weight", Tensor(q))
         self.register_buffer("scale", Tensor(chosen.scale))
         self.register_buffer("zero_point", Tensor(chosen.zero_point, dtype=np.int8))
 
@@ -479,20 +479,6 @@ def described_layers(model: Any) -> dict[str, Any]:
     return layers
 
 
-# %% modules/32_dynamic/dynamic_dev.py #save-quantized
-def save_quantized(model: Module, path: str | os.PathLike) -> None:
-    """Write a quantised model into one safetensors file, atomically; see `load_quantized`.
-
-    Integers take a byte each, those of 4 bits half a byte. The layers that quantisation put in are
-    described in the metadata, so that nobody needs to quantise or calibrate again; hooks are not
-    saved. Raises ValueError and TypeError for layers that a file can't describe.
-    """
-    layers = described_layers(model)
-    state = {name: stored(tensor.data) for name, tensor in tensors_of(model).items()}
-    write_checkpoint(Path(path), {"quantized_layers": layers, "state": state})
-
-
-# %% modules/32_dynamic/dynamic_dev.py #with-layers
 def with_layers(model: Module, layers: Mapping[str, Any], path: Any) -> Module:
     """A copy of a model, with the layers that the file describes; ValueError if they don't fit."""
     model = copy.deepcopy(model)
@@ -511,6 +497,19 @@ def with_layers(model: Module, layers: Mapping[str, Any], path: Any) -> Module:
             ) from None
     replace_modules(model, replaced)
     return replaced.get(id(model), model).eval()
+
+
+# %% modules/32_dynamic/dynamic_dev.py #save-quantized
+def save_quantized(model: Module, path: str | os.PathLike) -> None:
+    """Write a quantised model into one safetensors file, atomically; see `load_quantized`.
+
+    Integers take a byte each, those of 4 bits half a byte. The layers that quantisation put in are
+    described in the metadata, so that nobody needs to quantise or calibrate again; hooks are not
+    saved. Raises ValueError and TypeError for layers that a file can't describe.
+    """
+    layers = described_layers(model)
+    state = {name: stored(tensor.data) for name, tensor in tensors_of(model).items()}
+    write_checkpoint(Path(path), {"quantized_layers": layers, "state": state})
 
 
 # %% modules/32_dynamic/dynamic_dev.py #load-quantized
