@@ -11,16 +11,18 @@ weights are kept in --cache, by default beside the data. --check: INT8 loses at 
 accuracy (of the GPT: of the next characters guessed right).
 """
 
-from common import interleave, machine  # isort: skip (pins the threads first)
+from common import THREADS, interleave, machine  # isort: skip (pins the threads first)
 
 import argparse
 import copy
 import json
 import math
+import os
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from tinytorch import (
     LowBitLinear,
     MinMaxObserver,
     QConfig,
+    accelerate,
     allocate_bits,
     convert,
     data_folder,
@@ -47,6 +50,7 @@ from tinytorch import (
     sensitivity,
 )
 
+os.environ["NUMBA_NUM_THREADS"] = THREADS  # read once, when the first kernel is compiled
 LIMIT = 0.003  # of accuracy, for methods in INT8
 INT8 = ("dynamic INT8", "static INT8 per tensor", "static INT8 per channel")
 
@@ -137,6 +141,7 @@ class Row:
     losses: list[float] = field(default_factory=list)
     bytes: int = 0
     seconds: float = math.nan
+    accelerated_seconds: float = math.nan
     note: str = ""
 
     @property
@@ -170,7 +175,7 @@ def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> lis
     effort, step = (1 / 3, 3) if chosen.quick else (1.0, 1)
     examples, batch = network.examples(network.few), network.examples(network.timed).inputs
     rows = {method: Row(network.name, method) for method in chosen.methods}
-    calls: dict[str, Callable] = {}
+    timed: dict[str, nn.Module] = {}  # of the first seed
     for seed in range(1 if chosen.quick else network.seeds):
         progress.set_description(f"{network.name}, seed {seed}: training")
         trained = network.trained(chosen.cache, seed, effort)
@@ -190,12 +195,17 @@ def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> lis
                 row.accuracies.append(accuracy)
                 row.losses.append(loss)
                 row.bytes, row.note = held_bytes(model), notes(model)
-                calls.setdefault(method, lambda model=model: model(batch))
+                timed.setdefault(method, model)
             progress.update()
+    calls: dict[str, Callable] = {name: partial(model, batch) for name, model in timed.items()}
+    for name, model in timed.items():
+        with suppress(ValueError):  # where there is nothing to accelerate
+            calls[f"{name}, accelerated"] = partial(accelerate(model), batch)
     with no_grad():
         medians = interleave(f"{network.name}: times", calls, rounds=5 if chosen.quick else 30)
-    for method, seconds in medians.items():
-        rows[method].seconds = seconds
+    for name in timed:
+        rows[name].seconds = medians[name]
+        rows[name].accelerated_seconds = medians.get(f"{name}, accelerated", math.nan)
     return list(rows.values())
 
 
@@ -220,18 +230,20 @@ def markdown(network: Network, rows: list[Row]) -> str:
         f"**{network.name}** ({start.bytes:,} bytes in FP32; accuracy: share of right "
         f"{'next characters' if network.writes else 'answers'}; seeds: {len(start.accuracies)})\n",
         f"| | accuracy | lost, points | {'perplexity | ' * network.writes}bytes | of FP32 "
-        f"| ms, batch {network.timed} | times FP32 | weights not in INT8 |",
-        "|---" * (8 + network.writes) + "|",
+        f"| ms, batch {network.timed} | times FP32 | accelerated | weights not in INT8 |",
+        "|---" * (9 + network.writes) + "|",
     ]
     for row in rows:
         if not row.accuracies:
-            lines.append(f"| {row.method} " + "| - " * (6 + network.writes) + f"| {row.note} |")
+            lines.append(f"| {row.method} " + "| - " * (7 + network.writes) + f"| {row.note} |")
             continue
         lost = round(100 * (start.accuracy - row.accuracy), 2) + 0.0  # never -0.00
         cells = [row.method, f"{row.accuracy:.4f}", f"{lost:.2f}"]
         cells += [f"{row.perplexity:.3f}"] * network.writes
         cells += [f"{row.bytes:,}", f"{row.bytes / start.bytes:.3f}"]
-        cells += [f"{1000 * row.seconds:.2f}", f"{row.seconds / start.seconds:.2f}", row.note]
+        ratios = row.seconds / start.seconds, row.accelerated_seconds / start.seconds
+        cells += [f"{1000 * row.seconds:.2f}", *(f"{x:.2f}" for x in ratios), row.note]
+        cells = ["-" if cell == "nan" else cell for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
