@@ -577,7 +577,7 @@ def static_forward(layer: StaticLayer, x: Any) -> QuantizedTensor:
     scale = np.float32(x.scale) * np.atleast_1d(layer.weight_scale.data)
     scale = by_channel(scale, sums.ndim, layer.result_axis)
     bias = None if layer.bias is None else by_channel(layer.bias.data, sums.ndim, layer.result_axis)
-    lowest = max(out.grid.limits[0], out.zero_point) if layer.relu else out.grid.limits[0]
+    lowest = out.zero_point if layer.relu else out.grid.limits[0]
     q = requantized(sums, scale, bias, out, lowest)
     return QuantizedTensor(q, out)
     ### END SOLUTION
@@ -1011,7 +1011,7 @@ class ObservedAttention(MultiHeadAttention):
 class QuantizedAttention(MultiHeadAttention):
     """MultiHeadAttention that multiplies integers, between projections that do as well.
 
-    With a `block_size` the products stay float, and the projections alone are quantised.
+    Attention with a `block_size` doesn't become one: there only the projections are on integers.
     """
 
     grids: list[Quantize]

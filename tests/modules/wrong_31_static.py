@@ -111,7 +111,7 @@ WRONG = [
     Wrong(
         "static-forward",
         "ReLU at the integer 0",
-        change=("max(out.grid.limits[0], out.zero_point)", "0"),
+        change=("lowest = out.zero_point if", "lowest = 0 if"),
         loses=["test-static-forward"],
     ),
     Wrong(
