@@ -523,6 +523,8 @@ def test_allocation_takes_costs_of_any_size_and_sign():
     costs = {"a": {2: -3e-9, 8: -1e-9}, "b": {2: 4e-9, 8: 1e-9}}
     sizes = {"a": {2: 1, 8: 4}, "b": {2: 1, 8: 4}}
     assert allocate_bits(costs, sizes, 5) == {"a": 2, "b": 8}
+    high = {"a": {2: 4e-8, 8: 1e-8}, "b": {2: 1e6 + 1e-8, 8: 1e6}}  # a million in any case
+    assert allocate_bits(high, sizes, 5) == {"a": 8, "b": 2}
     assert allocate_bits({"a": {2: 0.0, 8: 0.0}}, {"a": {2: 1, 8: 4}}, 4)["a"] in (2, 8)
     assert allocate_bits({"a": {2: 1e30, 8: 0.0}}, {"a": {2: 1, 8: 4}}, 4.5) == {"a": 8}
 
