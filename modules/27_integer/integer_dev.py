@@ -847,6 +847,8 @@ def test_integer_parameters():
     check(parts["mantissa"], np.array([2**30, 2**30]), "one M for each channel: 0.5 * 0.5 / 0.5")
     check(parts["exponent"], np.array([0, 0]), "one M for each channel: 0.5 * 0.5 / 0.5")
     ### BEGIN HIDDEN TESTS
+    parts = integer_parameters(weight, np.array([0.45, -0.45]), 1, (on(0.5), on(0.5), on(0.5)))
+    check(parts["q_bias"], np.array([2, -2]), "0.45 / 0.25 = 1.8 is rounded to the nearest")
     grids = on(0.1, 7), on(np.array([0.01, 0.02]), np.zeros(2, np.int32), 1), on(0.3, -4)
     parts = integer_parameters(np.array([[0.5, 1.0], [-1.27, 0.3]]), bias, 1, grids)
     check(parts["q_weight"], np.array([[50, 50], [-127, 15]]), "each column by its scale")

@@ -400,11 +400,11 @@ def test_one_scale_for_the_whole_weight_and_shapes_of_rows():
 
 def test_the_bias_is_int32_on_the_grid_of_the_products():
     layer = Linear(2, 2)
-    layer.weight, layer.bias = Tensor([[1.0, 0.5], [-1.27, 0.0]]), Tensor([0.25, -3.0])
+    layer.weight, layer.bias = Tensor([[1.0, 0.5], [-1.27, 0.0]]), Tensor([0.2507, -3.00038])
     scales = np.array([0.01, 0.005])
     made = IntegerLinear(layer, (grid(0.1, 3), grid(scales, axis=1), grid(0.2, 4)))
     assert made.q_bias.dtype == np.int32
-    np.testing.assert_array_equal(made.q_bias.data, np.rint([0.25 / 0.001, -3.0 / 0.0005]))
+    np.testing.assert_array_equal(made.q_bias.data, [251, -6001])
     np.testing.assert_array_equal(made.q_weight.data, [[100, 100], [-127, 0]])
     factor = made.mantissa.data * 2.0 ** (made.exponent.data - 31.0)
     np.testing.assert_allclose(factor, 0.1 * scales / 0.2, rtol=2.0**-31)
@@ -653,6 +653,7 @@ def test_models_are_copies_and_can_be_copied_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(copy.deepcopy(integers)(images).data, q)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(integers))(images).data, q)
     assert integers.parameters() == []
+    assert integer_model(trained(all_sorts), images).parameters() == []
 
     other = integer_model(model, Tensor(images.data[:7] / 3))
     assert (other(images).data != q).any()

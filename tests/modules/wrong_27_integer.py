@@ -191,6 +191,12 @@ WRONG = [
     ),
     Wrong(
         "integer-parameters",
+        "cuts the bias off",
+        change=("np.rint(bias / (x_grid.scale * scale))", "(bias / (x_grid.scale * scale))"),
+        loses=["test-integer-parameters"],
+    ),
+    Wrong(
+        "integer-parameters",
         "the multiplier upside down",
         change=("x_grid.scale * scale / y_grid.scale", "y_grid.scale / (x_grid.scale * scale)"),
         loses=["test-integer-parameters"],
