@@ -196,7 +196,7 @@ No calibration set covers every text. And there is a second obstacle: the states
                  min, max: one pass
 ```
 
-Weights don't change, so they become int8 beforehand. What meets them becomes int8 at each call, on a grid that was chosen from its own smallest and largest number, and the result is float again at once: nothing is ever clipped, and no data is needed.
+Weights don't change, so they become int8 beforehand. What meets them becomes int8 at each call, on a grid that was chosen from its own smallest and largest number, and the result is float again at once: nothing lies beyond the grid, and no data is needed.
 That is **dynamic** quantisation. Everything between the products, all biases and all states, stays float.
 
 One grid can serve the whole of x (`per="tensor"`), or each row can have its own (`per="row"`).
@@ -971,7 +971,25 @@ r"""
 Module 07's `write_checkpoint(path, facts)` takes nested dicts and lists with numbers, texts and arrays in any place, and writes one such file: the arrays as arrays, the rest as JSON in the metadata, atomically and with a checksum; `read_checkpoint(path)` gives the facts back.
 So all you need is a *description* of a layer in dicts, lists, numbers and texts.
 
-Couldn't `pickle` save the whole object? It could, and loading a pickle **runs code** that is in the file: never load a stranger's. A description can only ask for what the loader knows.
+Couldn't `pickle` save the whole object? It could. **Predict** what this prints.
+"""
+
+# %%
+import pickle
+
+
+class Parcel:
+    """What pickle shall do to make this object again is for the object to say."""
+
+    def __reduce__(self):
+        return print, ("this ran while the file was being loaded",)
+
+
+pickle.loads(pickle.dumps(Parcel()))
+
+# %% [markdown]
+r"""
+It could have been any function: never load a stranger's pickle. A description can only ask for what the loader knows.
 
 ### Exercise 8: described
 
@@ -1034,8 +1052,8 @@ def described(value: Any, name: str = "it") -> Any:
         return {"plain": value}
     if is_module(value):
         return None
-    raise TypeError(f"save_quantized: {name} is a {type(value).__name__}: a file can't hold it")
     ### END SOLUTION
+    raise TypeError(f"save_quantized: {name} is a {type(value).__name__}: a file can't hold it")
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-described", "locked": true, "points": 8, "solution": false}
@@ -1544,8 +1562,8 @@ for count in (1, 64):
 
 # %% [markdown]
 r"""
-For one row, dynamic int8 is **slower** than float32 here, and by much: turning a million weights into floats takes longer than multiplying them. For 64 rows that cost is shared; what rounding takes is added to a product that is no faster.
-In NumPy dynamic quantisation saves storage, and time only on a machine that waits for its memory. Finding the grid is cheap: two passes over x, beside K products for each number of it. What is missing is a product that reads int8 *as* int8; module 28's kernels are that.
+For one row, dynamic int8 is **slower** than float32 here, and by much: only to turn a million weights into floats takes about as long as the float32 layer does. For 64 rows that cost is shared; what rounding takes is added to a product that is no faster.
+So in NumPy dynamic quantisation saves storage, and no time. Finding the grid is not to blame: it is one pass over x, and rounding another, beside a product that uses each number of x a thousand times. What is missing is a product that reads int8 *as* int8; module 28's kernels are that.
 
 PyTorch's names: `torch.ao.quantization.quantize_dynamic(model, {nn.Linear, nn.LSTM})`, with the layers in `torch.ao.nn.quantized.dynamic`; the product is `torch.ops.quantized.linear_dynamic`, the lookup `torch.ops.quantized.embedding_byte`. The kernels give what ours give, to float32's last digits.
 Around them it does three things otherwise: one scale for a whole weight unless asked for channels; 7 bits instead of 8 for x (`reduce_range`), for processors without VNNI; and no scale below 6.1e-5, so that numbers around 1e-4 keep few marks.
@@ -1613,7 +1631,7 @@ test_module()
 r"""
 ## What works now
 
-- Linear, LSTM and Embedding run on int8 weights without any calibration data, and nothing is clipped.
+- Linear, LSTM and Embedding run on int8 weights without any calibration data, and no number lies beyond its grid.
 - Grids per tensor or per row: you know whom an outlier costs, and that per row no request sees its neighbours.
 - Cell states stay float, and you have measured why.
 - Networks of modules 15, 24, 25, 31 and 32 go into one file each, int8 in a byte, int4 in half of one, and come back equal to the bit; damage and strangers are refused in one line.
