@@ -725,6 +725,7 @@ def attributes_of(layers, name):
         (lambda layers: layers["0"]["layer"].__setitem__(0, "Sequential"), "doesn't know"),
         (lambda layers: layers["0"]["layer"].__setitem__(0, "os.system"), "doesn't know"),
         (lambda layers: layers.__setitem__("0", {"call": "print"}), "doesn't know .'call'.: a"),
+        (lambda layers: layers.__setitem__("0", "print"), "doesn't know"),
         (
             lambda layers: attributes_of(layers, "0")["grid"]["grid"].__setitem__("shape", 3),
             "doesn't know .*'shape'",
@@ -795,6 +796,10 @@ def test_layers_that_a_file_cannot_describe(tmp_path):
     for own in (OwnQuantizedLinear(Linear(4, 4)), OwnLSTM(LSTM(4, 4))):
         with pytest.raises(ValueError, match=rf"1 is a {type(own).__name__}, and files hold only"):
             save_quantized(Sequential(DynamicQuantizedLinear(Linear(4, 4)), own), path)
+    nested = quantize_dynamic(Sequential(Linear(4, 4)))
+    nested[0].extra = OwnQuantizedLinear(Linear(4, 4))
+    with pytest.raises(ValueError, match=r"0\.extra is a Own, and files hold only"):
+        save_quantized(nested, path)
     for other in (prepare(mlp()), prepare_qat(mlp()), integer_model(mlp(), x)):
         with pytest.raises(ValueError, match=r"save_quantized: .* is a .*, and files hold only"):
             save_quantized(other, path)
@@ -845,10 +850,9 @@ def test_quantised_models_meet_module_15(tmp_path):
 
 
 def test_int8_weights_have_the_numbers_of_module_15():
-    w = normal(30, 4)
-    weight = Int8Weight(w)
-    layer = QuantizedLinear(Linear(30, 4), symmetric=True, axis=1)
-    layer._keep("weight", w, 1)
+    linear = Linear(30, 4)
+    weight = Int8Weight(linear.weight)
+    layer = QuantizedLinear(linear, symmetric=True, axis=1)
     np.testing.assert_array_equal(weight.q.data, layer.q_weight.data)
     again = dequantize_int8(weight.q, weight.scale.data, np.zeros(4), axis=1)
     np.testing.assert_allclose(again.data, floats(weight), rtol=1e-6)

@@ -465,10 +465,9 @@ def described_layers(model: Any) -> dict[str, Any]:
         raise TypeError(f"save_quantized: expected a Module, got {type(model).__name__}")
     layers: dict[str, Any] = {}
     for name, part in model.named_modules():
-        if any(not outer or name.startswith(f"{outer}.") for outer in layers):
-            continue
         if type(part) in KINDS.values():
-            layers[name] = described(part, name or "the model")
+            if not any(not outer or name.startswith(f"{outer}.") for outer in layers):
+                layers[name] = described(part, name or "the model")
         elif isinstance(part, QUANTIZED) or type(part).__module__.startswith(OTHERS):
             raise ValueError(
                 f"save_quantized: {name or 'the model'} is a {type(part).__name__}, "
@@ -491,7 +490,7 @@ def with_layers(model: Module, layers: Mapping[str, Any], path: Any) -> Module:
             replaced[id(modules[name])] = rebuilt(description, modules[name])
         except ValueError as error:
             raise ValueError(f"{path} is of another model: {name or 'it'}: {error}") from None
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} holds what this TinyTorch doesn't know ({error}): a newer one wrote it"
             ) from None
