@@ -798,7 +798,7 @@ def test_layers_that_a_file_cannot_describe(tmp_path):
             save_quantized(Sequential(DynamicQuantizedLinear(Linear(4, 4)), own), path)
     nested = quantize_dynamic(Sequential(Linear(4, 4)))
     nested[0].extra = OwnQuantizedLinear(Linear(4, 4))
-    with pytest.raises(ValueError, match=r"0\.extra is a Own, and files hold only"):
+    with pytest.raises(ValueError, match=r"0\.extra is a OwnQuantizedLinear, and files hold only"):
         save_quantized(nested, path)
     for other in (prepare(mlp()), prepare_qat(mlp()), integer_model(mlp(), x)):
         with pytest.raises(ValueError, match=r"save_quantized: .* is a .*, and files hold only"):
