@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -102,6 +102,7 @@ def gemmlowp_right_shift(x: int, exponent: int) -> int:
 
 
 # --- the arithmetic ---
+@settings(deadline=None)
 @given(int32s, int32s)
 def test_the_high_multiplication_is_the_exact_product_rounded_halves_up(a, b):
     got = rounding_doubling_high_multiply(np.int32(a), np.int32(b))
@@ -120,6 +121,7 @@ def test_the_high_multiplication_of_all_extremes():
     assert rounding_doubling_high_multiply(ties, 2**30).tolist() == [1, 0, 2, -1]
 
 
+@settings(deadline=None)
 @given(int32s, st.integers(0, 31))
 def test_the_shift_is_the_exact_quotient_rounded_halves_away_from_zero(x, exponent):
     got = rounding_right_shift(np.int32(x), exponent)
@@ -134,6 +136,7 @@ def test_the_shift_of_all_extremes():
     assert got.tolist() == [[halves_away(Fraction(x, 2**e)) for e in range(32)] for x in EDGES]
 
 
+@settings(deadline=None)
 @given(st.floats(2.0**-31, 2.0**30, exclude_max=True))
 def test_a_fixed_point_number_is_the_nearest_with_31_bits(multiplier):
     mantissa, exponent = fixed_point(multiplier)
@@ -161,6 +164,7 @@ def test_multipliers_without_a_fixed_point(wrong):
         fixed_point(wrong)
 
 
+@settings(deadline=None)
 @given(int32s, st.floats(2.0**-40, 2.0**30, exclude_max=True))
 def test_the_product_is_rounded_twice_and_saturates(x, multiplier):
     mantissa, exponent = fixed_point(multiplier)
@@ -173,6 +177,7 @@ def test_the_product_is_rounded_twice_and_saturates(x, multiplier):
         assert abs(right - x * Fraction(mantissa) * Fraction(2) ** (exponent - 31)) <= 1
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.int32, (3, 4), elements=int32s),
     arrays.arrays(np.float64, (4,), elements=st.floats(2.0**-25, 2.0**3)),
@@ -457,6 +462,7 @@ def test_layers_refuse_what_they_can_not_do():
 
 
 # --- layers that keep their grid ---
+@settings(deadline=None)
 @given(st.integers(-(2**20), 2**20), st.integers(1, 300))
 def test_division_rounds_halves_away_from_zero(total, count):
     got = rounding_divide(np.array([total]), count)
