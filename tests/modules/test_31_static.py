@@ -597,7 +597,9 @@ def test_integer_attention_is_the_definition(name):
     got = integer_attention(q, k, v, MASKS[name])
     expected = attention_in_numpy(q, k, v, MASKS[name])
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got.data, expected, atol=0.0105)  # a step of a share times 1.28
+    error = np.abs(got.data - expected)
+    assert error.max() < 0.0105  # a share that lies on a half went the other way: 1/255 of 2.56
+    assert np.median(error) < 1e-5
 
 
 def test_integer_attention_looks_back_only_and_nowhere():
