@@ -45,6 +45,7 @@ from tinytorch.core.tensor import Tensor, op
 from tinytorch.core.training import read_checkpoint, write_checkpoint
 from tinytorch.optimization.compensation import OutlierSplitLinear
 from tinytorch.optimization.integer import carried_matmul
+from tinytorch.optimization.kernels import ACCELERATED, Int8Linear
 from tinytorch.optimization.lowbit import LowBitLinear, pack_int4, unpack_int4
 from tinytorch.optimization.observers import Fused, Grid, qparams
 from tinytorch.optimization.qat import ChosenGrid
@@ -780,7 +781,7 @@ r"""
 
 ### Exercise 6: quantize_dynamic
 
-Given are `wanted_layers`, which checks the arguments and gives a set of types and names, and `dynamic_layer(part, per, name)`, which makes the int8 layer.
+Given are `wanted_layers`, which checks the arguments and gives a set of types and names, and `dynamic_layer(part, per, name)`, which makes the int8 layer. (`on_kernels` tells `accelerate` of module 28 what to do with a Linear of yours.)
 
 Return a **copy** of the model (`copy.deepcopy`), in eval mode, in which each Linear, LSTM or Embedding whose type or whose name is wanted has its int8 layer in its place, in eval mode too. `model.named_modules()` gives all (name, part) pairs, each part once; `replace_modules(model, {id(part): new, ...})` of module 15 puts new ones
 everywhere where the old ones stood, so a shared part stays shared. Take exactly the types in `DYNAMIC`: a subclass may compute something else. For errors the model itself, whose name is "", is called "the layer".
@@ -818,6 +819,15 @@ def dynamic_layer(part: Any, per: str, name: str) -> Module:
         return QuantizedEmbedding(part, name)
     kind = DynamicQuantizedLinear if type(part) is Linear else QuantizedLSTM
     return kind(part, per, name)
+
+
+def on_kernels(layer: DynamicQuantizedLinear) -> Int8Linear:
+    """The layer on the kernels of module 28, where each row has its own grid."""
+    weight, bias = layer.weight, None if layer.bias is None else layer.bias.data
+    return Int8Linear(weight.q.data, weight.scale.data, bias=bias, name=weight.name)
+
+
+ACCELERATED[DynamicQuantizedLinear] = on_kernels
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantize-dynamic", "locked": false, "solution": true}
@@ -1562,7 +1572,7 @@ for count in (1, 64):
 # %% [markdown]
 r"""
 For one row, dynamic int8 is **slower** than float32 here, and by much: only to turn a million weights into floats takes about as long as the float32 layer does. For 64 rows that cost is shared; what rounding takes is added to a product that is no faster.
-So in NumPy dynamic quantisation saves storage, and no time. Finding the grid is not to blame: it is one pass over x, and rounding another, beside a product that uses each number of x a thousand times. What is missing is a product that reads int8 *as* int8; module 28's kernels are that.
+So in NumPy dynamic quantisation saves storage, and no time. Finding the grid is not to blame: it is one pass over x, and rounding another, beside a product that uses each number of x a thousand times. What is missing is a product that reads int8 *as* int8; module 28's kernels are that, and `accelerate(model)` puts your Linears on them.
 
 PyTorch's names: `torch.ao.quantization.quantize_dynamic(model, {nn.Linear, nn.LSTM})`, with the layers in `torch.ao.nn.quantized.dynamic`; the product is `torch.ops.quantized.linear_dynamic`, the lookup `torch.ops.quantized.embedding_byte`. The kernels give what ours give, to float32's last digits.
 Around them it does three things otherwise: one scale for a whole weight unless asked for channels; 7 bits instead of 8 for x (`reduce_range`), for processors without VNNI; and no scale below 6.1e-5, so that numbers around 1e-4 keep few marks.

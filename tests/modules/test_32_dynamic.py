@@ -30,6 +30,7 @@ from tinytorch.optimization.dynamic import (
     stored,
 )
 from tinytorch.optimization.integer import integer_model
+from tinytorch.optimization.kernels import Int8Linear, accelerate
 from tinytorch.optimization.lowbit import NF4, quantize_weights
 from tinytorch.optimization.observers import (
     Grid,
@@ -204,6 +205,18 @@ def test_numbers_that_no_grid_holds_are_named(value, per):
     linear.weight.data[1, 1] = value
     with pytest.raises(ValueError, match=rf"^0\.weight holds {value} at \[1, 1\]"):
         quantize_dynamic(Sequential(linear))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_accelerate_takes_dynamic_layers(bias):
+    """The kernels have a grid for each row; a tie may be rounded the other way there."""
+    model, x = Sequential(Linear(64, 20, bias)), normal(30, 64)
+    small = quantize_dynamic(model, per="row")
+    fast = accelerate(small)
+    assert type(fast[0]) is Int8Linear
+    step = grid_of(x.data, "row").scale[:, None] * np.abs(floats(small[0].weight)).max()
+    assert (np.abs(fast(x).data - small(x).data) <= 2 * step + 1e-5).all()
+    assert np.abs(fast(x).data - model(x).data).max() < 0.03
 
 
 def test_what_does_not_fit_is_said():

@@ -23,6 +23,7 @@ from tinytorch.core.tensor import Tensor, op
 from tinytorch.core.training import read_checkpoint, write_checkpoint
 from tinytorch.optimization.compensation import OutlierSplitLinear
 from tinytorch.optimization.integer import carried_matmul
+from tinytorch.optimization.kernels import ACCELERATED, Int8Linear
 from tinytorch.optimization.lowbit import LowBitLinear, pack_int4, unpack_int4
 from tinytorch.optimization.observers import Fused, Grid, qparams
 from tinytorch.optimization.qat import ChosenGrid
@@ -289,6 +290,15 @@ def dynamic_layer(part: Any, per: str, name: str) -> Module:
         return QuantizedEmbedding(part, name)
     kind = DynamicQuantizedLinear if type(part) is Linear else QuantizedLSTM
     return kind(part, per, name)
+
+
+def on_kernels(layer: DynamicQuantizedLinear) -> Int8Linear:
+    """The layer on the kernels of module 28, where each row has its own grid."""
+    weight, bias = layer.weight, None if layer.bias is None else layer.bias.data
+    return Int8Linear(weight.q.data, weight.scale.data, bias=bias, name=weight.name)
+
+
+ACCELERATED[DynamicQuantizedLinear] = on_kernels
 
 
 # %% modules/32_dynamic/dynamic_dev.py #quantize-dynamic
