@@ -20,7 +20,7 @@ import tinytorch
 from tinytorch.core import activations, attention, layers, losses, recurrent, spatial, tensor
 from tinytorch.core.tensor import Tensor
 from tinytorch.models import transformer
-from tinytorch.optimization import dynamic, qat, quantization, static
+from tinytorch.optimization import dynamic, kernels, qat, quantization, static
 from tinytorch.text import embeddings
 
 
@@ -552,6 +552,14 @@ def integers() -> Iterator[Sample]:
 
     params = {"scale": 0.5, "x_zero_point": 3, "weight_zero_point": -2}
     yield constant(quantization.int8_linear, (x, weight), formula, None, params)
+
+    layer = kernels.Int8Linear(weight, 1.0, input_grid=(1.0, 128, 0, 255))
+    whole = random.integers(-9, 9, (5, 3)).astype(np.float32)
+
+    def product(x, layer):
+        return x @ weight
+
+    yield constant(kernels.accelerated_linear, (whole,), product, None, {"layer": layer})
     yield from integer_sums()
 
 

@@ -280,6 +280,7 @@ class Emitter:
     """What micro-kernels share: LLVM's types, and addresses within the arrays of their meaning."""
 
     meaning: Callable = staticmethod(add_tile)
+    emit: Callable[[], None]
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any):
         from llvmlite import ir
@@ -466,14 +467,14 @@ class AmxTile(Emitter):
         tiles = [
             (2 * block + i, block, 32 * half + 16 * i) for block in range(blocks) for i in (0, 1)
         ]
-        sums = [(tile, "sums", self.row("top", block), column) for tile, block, column in tiles]
+        sums = [(number, "sums", self.row("top", block), at) for number, block, at in tiles]
         with builder.if_else(value["fresh"]) as (fresh, further):
             with fresh:
-                for tile, *_ in sums:
-                    self.call("x86.tilezero", self.ir.VoidType(), self.tile(tile))
+                for number, *_ in sums:
+                    self.call("x86.tilezero", self.ir.VoidType(), self.tile(number))
             with further:
-                for place in sums:
-                    self.move("tileloadd64", *place)
+                for tile in sums:
+                    self.move("tileloadd64", *tile)
         limits = value["first"], value["last"], self.number(16)
         with self.cgutils.for_range_slice(builder, *limits, inc=True) as (quad, _):
             for i in (0, 1):
@@ -490,8 +491,8 @@ class AmxTile(Emitter):
                 for i in (0, 1):
                     three = (self.tile(t) for t in (2 * block + i, 4 + block, 6 + i))
                     self.call("x86.tdpbusd", self.ir.VoidType(), *three)
-        for place in sums:
-            self.move("tilestored64", *place)
+        for tile in sums:
+            self.move("tilestored64", *tile)
 
     def row(self, name: str, block: int) -> Any:
         return self.builder.add(self.values[name], self.number(16 * block))
@@ -598,7 +599,7 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     from numba.core import event
 
     rows, block = SIZES[kernel]
-    names = {"TILE_ROWS": rows, "BLOCK": block}
+    names: dict[str, Any] = {"TILE_ROWS": rows, "BLOCK": block}
     for emitter in (TILES[kernel], Finisher, GroupAdder):
         names[emitter.meaning.__name__] = as_intrinsic(emitter)
     if parallel:
@@ -608,7 +609,7 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     renamed.__qualname__ = name
     event.register("numba:compile", announcer())
     flags = {"fastmath": {"nnan", "nsz"}, "error_model": "numpy"}  # what comes here is finite
-    options = {"nogil": True, "parallel": parallel, **flags}
+    options: Any = {"nogil": True, "parallel": parallel, **flags}
     try:
         return numba.njit(renamed, cache=True, **options)
     except RuntimeError:  # a cell of a notebook has no file that a cache could lie beside
@@ -687,9 +688,11 @@ def quantize_rows(x, q, grids, grid, back, parts):
     If the bits of negative numbers are flipped, integers order as floats do, with infinity and NaN
     outermost: one pass over the bits finds the range, and whether it is finite.
     """
-    bits, grids_bits, broken = x.view(np.int32), grids.view(np.int32), 0
+    bits, broken = x.view(np.int32), 0
     lowest, highest = np.float32(grid[2]), np.float32(grid[3])
     for part in prange(parts):
+        edge_bits = np.empty(2, np.int32)
+        edges = edge_bits.view(np.float32)
         for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
             low, high = np.int32(0), np.int32(0)
             for k in range(x.shape[1]):
@@ -700,8 +703,8 @@ def quantize_rows(x, q, grids, grid, back, parts):
                 continue
             scale, zero_point = grid[0], np.float32(grid[1])
             if scale == 0:
-                grids_bits[row, 0], grids_bits[row, 1] = low ^ (low >> 31 & 0x7FFFFFFF), high
-                smallest, largest = np.float64(grids[row, 0]), np.float64(grids[row, 1])
+                edge_bits[0], edge_bits[1] = low ^ (low >> 31 & 0x7FFFFFFF), high
+                smallest, largest = np.float64(edges[0]), np.float64(edges[1])
                 scale = (largest - smallest) / (highest - lowest)
                 scale = scale if scale > SMALLEST else 1.0
                 zero_point = np.float32(np.rint(lowest - smallest / scale))
@@ -745,9 +748,8 @@ def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
                     place = row + top, end - top, panels, panel, first, last
                     add_tile(sums, top, q, *place, first == 0, tile == 0)
                     if last == panels.shape[1]:
-                        part_of_sums = sums, top, end - top
-                        tables = grids, columns, scales, floor
-                        finish_tile(y, row + top, 64 * panel, *part_of_sums, *tables)
+                        part_of_sums, n = (sums, top, end - top), 64 * panel
+                        finish_tile(y, row + top, n, *part_of_sums, grids, columns, scales, floor)
 
 
 # %% nbgrader={"grade": false, "grade_id": "split-rows", "locked": true, "solution": false}
@@ -758,9 +760,11 @@ def split_rows(x, digits, scales, group, parts):
     digits[2 row] holds u // 256, digits[2 row + 1] the rest; groups of K begin at multiples of 8.
     scales float32 (rows, 1). Returns how many rows hold NaN or infinity: they are left out.
     """
-    bits, scales_bits, broken = x.view(np.int32), scales.view(np.int32), 0
+    bits, broken = x.view(np.int32), 0
     width = (group + 7) // 8 * 8
     for part in prange(parts):
+        edge_bits = np.empty(1, np.int32)
+        edge = edge_bits.view(np.float32)
         for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
             high = np.int32(0)
             for k in range(x.shape[1]):
@@ -768,9 +772,9 @@ def split_rows(x, digits, scales, group, parts):
             if high >= INFINITE:
                 broken += 1
                 continue
-            scales_bits[row, 0] = high
-            scale = np.float64(scales[row, 0]) / 32767
-            scale = scale if scale > SMALLEST else 1.0
+            edge_bits[0] = high
+            scale = np.float64(edge[0]) / 32767
+            scale = scale if scale > SMALLEST else np.float64(1)
             inverse = np.float32(1 / scale)
             for g in range(x.shape[1] // group):
                 for k in range(group):
@@ -817,8 +821,12 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
 DYNAMIC = (0.0, 0, 0, 255)  # the grid that stands for: each row its own, as uint8
 
 
-def rounded_rows(x: np.ndarray, grid: tuple) -> np.ndarray:
-    """What `quantize_rows` brings back, in NumPy: each float on its row's mark. NaN stays NaN."""
+def rounded_rows(x: np.ndarray, grid: Any) -> np.ndarray:
+    """Rows of float32, each number on the mark of its row's grid that is nearest: what bytes keep.
+
+    grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row a grid of its own, that
+    covers its values and 0.
+    """
     ### BEGIN SOLUTION
     scale, zero_point, lowest, highest = grid
     if not scale:
@@ -826,7 +834,8 @@ def rounded_rows(x: np.ndarray, grid: tuple) -> np.ndarray:
         scale = (high - low) / (highest - lowest)
         scale = np.where(scale > SMALLEST, scale, 1.0)
         zero_point = np.rint(lowest - low / scale).astype(np.float32)
-    marks = x * (1 / scale).astype(np.float32) if np.ndim(scale) else x * np.float32(1 / scale)
+    with np.errstate(over="ignore"):  # far outside the grid is outside
+        marks = x * np.float32(1 / scale)
     np.rint(marks, out=marks)
     np.clip(marks, lowest - zero_point, highest - zero_point, out=marks)
     marks *= np.float32(scale)
@@ -838,21 +847,59 @@ def rounded_rows(x: np.ndarray, grid: tuple) -> np.ndarray:
 #| export
 FEW_ROWS = 4  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
 AMX_ROWS = 3  # from which tiles of 16 rows pay
-MOST_INPUTS = 33_025  # 255 * 255 times as many still fit an int32
+MOST_PRODUCTS = 33_025  # each at most 255 * 255: their sum fits an int32
 
 
-class Int8Linear(Module):
+def held(array: np.ndarray) -> Tensor:
+    """An array as a buffer: its own dtype, aligned."""
+    copied = aligned(array.shape, array.dtype)
+    copied[...] = array
+    return Tensor._wrap(copied)
+
+
+class OnKernels(Module):
+    """What layers on kernels share. Their buffers are rows of tables, as wide as all panels.
+
+    For inference: no gradient passes. There is no state to save: save the model they were made of.
+    """
+
+    in_features: int
+    out_features: int
+    panels: Tensor
+    columns: Tensor
+    scales: Tensor
+
+    def hold(self, panels: np.ndarray, **tables: np.ndarray) -> None:
+        """Keep arrays as buffers."""
+        self.register_buffer("panels", held(panels), persistent=False)
+        for name, table in tables.items():
+            whole = np.pad(table, ((0, 0), (0, -self.out_features % PANEL)))
+            self.register_buffer(name, held(whole), persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy begins with a cache line, too."""
+        vars(self).update(state)
+        self.panels = held(self.panels.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return accelerated_linear(x, layer=self)
+
+    def kernel(self, rows: int, products: int) -> str:
+        """The kernel for so many rows and products in a sum, or "float32": carried in floats."""
+        kernel = int8_kernel()
+        if kernel == "amx":
+            kernel = "amx" if rows >= AMX_ROWS else "vnni"
+        carried = kernel == "numpy" or (kernel == "generic" and rows > FEW_ROWS)
+        return "float32" if carried or products > MOST_PRODUCTS else kernel
+
+
+class Int8Linear(OnKernels):
     """A Linear that multiplies integers: float rows in, float rows out.
 
     `weight` is int8 (in_features, out_features) with one scale and zero point, or one a column.
     `input_grid` is (scale, zero_point, lowest, highest) of the input's bytes, 0 to 255; without one,
-    each row of each call gets the grid that covers its values and 0. It is for inference: no
-    gradient passes, and it has no state to save: save the model that it was made from.
+    each row of each call gets the grid that covers its values and 0.
     """
-
-    panels: Tensor
-    columns: Tensor
-    scales: Tensor
 
     def __init__(
         self,
@@ -871,19 +918,13 @@ class Int8Linear(Module):
         columns = np.stack([sums - np.int32(self.in_features) * zero_point, zero_point])
         parts = [np.broadcast_to(part, sums.shape) for part in (scale, 0 if bias is None else bias)]
         scales = np.stack(parts).astype(np.float32)
-        self.register_buffer("panels", held(pack_panels(weight)), persistent=False)
-        self.register_buffer("columns", held(whole_panels(columns)), persistent=False)
-        self.register_buffer("scales", held(whole_panels(scales)), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return accelerated_linear(x, layer=self)
+        self.hold(panels=pack_panels(weight), columns=columns, scales=scales)
 
     def multiply(self, x: np.ndarray) -> np.ndarray:
         """The layer on rows of float32, by the kernel that there is."""
-        kernel = int8_kernel() if self.in_features <= MOST_INPUTS else "numpy"
-        kernel = "vnni" if kernel == "amx" and len(x) < AMX_ROWS else kernel
-        if kernel == "numpy" or (kernel == "generic" and len(x) > FEW_ROWS):
-            return self.multiply_carried(x, kernel)
+        kernel = self.kernel(len(x), self.in_features)
+        if kernel == "float32":
+            return self.multiply_carried(x)
         panels, work = self.panels.data, len(x) * self.panels.size
         q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
         grids, y = (
@@ -900,15 +941,15 @@ class Int8Linear(Module):
         if run(quantize_rows, kernel, work, x, q, grids, self.input_grid, q.dtype == np.float32):
             finite(x, f"{self.name}.input")
 
-    def multiply_carried(self, x: np.ndarray, kernel: str) -> np.ndarray:
+    def multiply_carried(self, x: np.ndarray) -> np.ndarray:
         """The same by sgemm: the floats that the integers stand for, kept for the weight."""
-        if kernel == "numpy":
-            rounded = rounded_rows(x, self.input_grid)
-            if not np.isfinite(rounded).all():
+        if int8_kernel() == "numpy":
+            if not np.isfinite([x.min(initial=0), x.max(initial=0)]).all():
                 finite(x, f"{self.name}.input")
+            rounded = rounded_rows(x, self.input_grid)
         else:
-            rounded = np.empty_like(x)
-            self.quantize(kernel, x.size, x, rounded, np.empty((len(x), 3), np.float32))
+            rounded, grids = np.empty_like(x), np.empty((len(x), 3), np.float32)
+            self.quantize(int8_kernel(), x.size, x, rounded, grids)
         y = rounded @ self.carried_weight
         y += self.scales.data[1, : self.out_features]
         return np.maximum(y, 0, out=y) if self.relu else y
@@ -917,25 +958,13 @@ class Int8Linear(Module):
     def carried_weight(self) -> np.ndarray:
         """The weight in float32, made on first use."""
         weight = unpack_panels(self.panels.data, self.in_features, self.out_features)
-        zero_point, scale = self.columns.data[1], self.scales.data[0]
+        zero_point, scale = self.columns.data[1].astype(np.float32), self.scales.data[0]
         return (weight - zero_point[: self.out_features]) * scale[: self.out_features]
 
     def _extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         grid = "each row its own" if self.input_grid[0] == 0 else f"scale {self.input_grid[0]:.4g}"
         return f"{sizes}, relu={self.relu}, input grid: {grid}"
-
-
-def held(array: np.ndarray) -> Tensor:
-    """An array as a buffer: its own dtype, aligned."""
-    copied = aligned(array.shape, array.dtype)
-    copied[...] = array
-    return Tensor._wrap(copied)
-
-
-def whole_panels(table: np.ndarray) -> np.ndarray:
-    """Rows of numbers for each column, filled up with zeros to whole panels."""
-    return np.pad(table, ((0, 0), (0, -table.shape[1] % PANEL)))
 
 
 def unpack_panels(panels: np.ndarray, in_features: int, out_features: int) -> np.ndarray:
@@ -963,16 +992,12 @@ FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params[
 
 # %% nbgrader={"grade": false, "grade_id": "weight-only", "locked": true, "solution": false}
 #| export
-class WeightOnlyLinear(Module):
+class WeightOnlyLinear(OnKernels):
     """A Linear with weights of 4 or 8 bits in groups: x keeps 16 bits, as two bytes a number.
 
     `codes` are int8 (in_features, out_features), `scales` (groups, out_features). Numbers of up to
     `bits` 4 are packed two in a byte, and unpacked in the processor's registers.
     """
-
-    panels: Tensor
-    scales: Tensor
-    columns: Tensor
 
     def __init__(
         self,
@@ -992,20 +1017,15 @@ class WeightOnlyLinear(Module):
         if bits <= 4:
             panels, scales = pack_nibbles(panels), scales / 16
         tables = np.stack([columns, np.zeros(len(columns)) if bias is None else bias])
-        self.register_buffer("panels", held(panels), persistent=False)
-        self.register_buffer("scales", held(whole_panels(scales)), persistent=False)
-        self.register_buffer("columns", held(tables.astype(np.float32)), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return accelerated_linear(x, layer=self)
+        self.hold(panels=panels, columns=tables.astype(np.float32), scales=scales)
 
     def multiply(self, x: np.ndarray) -> np.ndarray:
         """The layer on rows of float32, by the kernel that there is."""
-        kernel = int8_kernel() if self.group_size <= MOST_INPUTS else "numpy"
-        kernel = "vnni" if kernel == "amx" else kernel  # tiles of 16 rows can't unpack nibbles
-        if kernel == "numpy" or (kernel == "generic" and len(x) > FEW_ROWS):
+        kernel = self.kernel(len(x), self.group_size)
+        if kernel == "float32":
             y = x @ self.carried_weight
-            return np.add(y, self.columns.data[1], out=y)
+            return np.add(y, self.columns.data[1, : self.out_features], out=y)
+        kernel = "vnni" if kernel == "amx" else kernel  # tiles of 16 rows can't unpack nibbles
         width = self.group_size + -self.group_size % 8
         digits = aligned((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
         row_scales = np.empty((len(x), 1), np.float32)
@@ -1041,9 +1061,9 @@ def from_quantized(layer: QuantizedLinear) -> Int8Linear:
     if layer.calibrated:
         limits = (limit + 128 for limit in integer_range(8, layer.symmetric))
         grid = layer.input_scale.item(), layer.input_zero_point.item() + 128, *limits
-    bias = layer.q_bias
-    if bias is not None:
-        bias = dequantize_int8(bias, layer.bias_scale, layer.bias_zero_point).data
+    bias = None
+    if layer.q_bias is not None:
+        bias = dequantize_int8(layer.q_bias, layer.bias_scale, layer.bias_zero_point).data
     weight = layer.q_weight.data, layer.weight_scale.data, layer.weight_zero_point.data
     return Int8Linear(*weight, bias, grid, name=layer.name)
 

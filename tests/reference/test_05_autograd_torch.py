@@ -62,7 +62,7 @@ def wrap(x):
 NOT_COMPARED_HERE = {
     *("astype", "scatter_add", "int8_linear", "conv2d_weight", "scatter_rows", "rotate_pairs"),
     *("rnn_sequence", "lstm_sequence", "gru_sequence", "attention_weights", "blocked_attention"),
-    *("linear_sums", "conv2d_sums", "dynamic_matmul"),
+    *("linear_sums", "conv2d_sums", "dynamic_matmul", "accelerated_linear"),
 }
 
 

@@ -58,7 +58,7 @@ from tinytorch.optimization.integer import (
     IntegerModel,
     IntegerReLU,
 )
-from tinytorch.optimization.kernels import Int8Linear, WeightOnlyLinear
+from tinytorch.optimization.kernels import Int8Linear, OnKernels, WeightOnlyLinear
 from tinytorch.optimization.lowbit import LowBitLinear
 from tinytorch.optimization.observers import Fused
 from tinytorch.optimization.qat import FakeQuantize, FakeQuantizedLayer
@@ -134,6 +134,7 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "NLLLoss",
+    "OnKernels",
     "OutlierSplitLinear",
     "Quantize",
     "QuantizedAvgPool2d",

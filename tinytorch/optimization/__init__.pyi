@@ -52,9 +52,10 @@ from tinytorch.optimization.kernels import (
     AMX_ROWS,
     FEW_ROWS,
     KERNELS,
-    MOST_INPUTS,
+    MOST_PRODUCTS,
     PANEL,
     Int8Linear,
+    OnKernels,
     WeightOnlyLinear,
     accelerate,
     add_group,
@@ -69,7 +70,6 @@ from tinytorch.optimization.kernels import (
     pack_panels,
     sixteenfold,
     unpack_panels,
-    whole_panels,
 )
 from tinytorch.optimization.lowbit import (
     NF4,
@@ -157,7 +157,7 @@ __all__ = [
     "AMX_ROWS",
     "FEW_ROWS",
     "KERNELS",
-    "MOST_INPUTS",
+    "MOST_PRODUCTS",
     "NF4",
     "PANEL",
     "ChosenGrid",
@@ -186,6 +186,7 @@ __all__ = [
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "Observer",
+    "OnKernels",
     "OutlierSplitLinear",
     "ParetoPoint",
     "PerChannelMinMaxObserver",
@@ -284,5 +285,4 @@ __all__ = [
     "unpack_bits",
     "unpack_int4",
     "unpack_panels",
-    "whole_panels",
 ]
