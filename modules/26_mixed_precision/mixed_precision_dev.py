@@ -1446,7 +1446,7 @@ Hold each gain against its standard error before you believe in it: less than tw
 So at 8 bits anything of the right scale will do, plain noise too, and distilling is wasted time. Below, distilled images were here as good as real ones, and noise was a point behind. The steps say why. Noise reaches three or four deviations where grey levels end at two, so the grids up to the last norm are too coarse; 256 marks don't mind, 8 do.
 Distilling repairs the layers behind the norms, as it was made to. But it doesn't repair the input, whose extremes are still those of noise, and it knows nothing of the layers behind the last norm: what it feeds them is tamer than digits are, their grids come out too narrow, and large results are cut off.
 
-Which of the two weighs more depends on the network. On MNIST (`benchmarks/mixed_precision_mnist.py --quick` of the same day, one network) it came out the other way: distilled against noise -0.000 at 8 bits, **-0.162** at 4 bits, -0.023 at 3. **Don't count on a gain below 8 bits.** A few real inputs beat both.
+It depends on the network, then. On MNIST (`benchmarks/mixed_precision_mnist.py --quick` of the same day, one network) it came out the other way: distilled against noise -0.000 at 8 bits, **-0.162** at 4 bits, -0.023 at 3. **Don't count on a gain below 8 bits.** Where you may have even a few real inputs, take those.
 
 ## What it costs: time
 
