@@ -743,6 +743,8 @@ def test_qconfig_of_a_parent_and_of_a_fused_layer():
     x = normal(5, 6)
     assert type(prepare(model, {"1": None}, x)[1]) is Fused
     assert type(prepare(model, {Linear: None, "1": MINMAX}, x)[1]) is Observed
+    others = prepare(model, {"1": None})[0].up
+    assert type(others.output_observer) is HistogramObserver  # QConfig's own default
     four = QConfig(activation=partial(MinMaxObserver, bits=4))
     assert prepare(model, {"": MINMAX, "1": four}, x)[1].output_observer.grid.bits == 4
 
