@@ -502,7 +502,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no checkpoint: {error}") from None
     if entry is None:
-        raise ValueError(f"{path} holds tensors, but is no checkpoint of a Trainer")
+        raise ValueError(f"{path} holds tensors, but is no checkpoint of ours")
     expected, _, text = entry.partition(" ")
     if expected != f"{checksum(text, arrays):08x}":
         raise ValueError(f"{path} is damaged: its checksum is not the one that was written")
