@@ -866,6 +866,7 @@ def test_a_whole_network_on_integers(fused, config):
     assert relative_error(y, model(x)) < 0.1
     first = got[0](x)
     assert (first.q >= first.zero_point).all() == fused
+    assert [got[0].relu, got[4].relu, got[9].relu] == [fused, fused, False]
 
 
 def test_between_integer_layers_no_float_passes():
@@ -939,7 +940,9 @@ def test_activations_on_other_grids(activation):
     x = normal(100, 1, 8, 8)
     model = small_cnn().eval()
     config = QConfig(partial(MinMaxObserver, **options))
-    y = calibrated(model, x, config=config, example=x)(x)
+    got = calibrated(model, x, config=config, example=x)
+    assert got[0](x).data.min() == 0  # the ReLU, also where the grid has negative numbers
+    y = got(x)
     assert y.q.dtype == activation.dtype
     assert relative_error(y, model(x)) < 0.15
 
