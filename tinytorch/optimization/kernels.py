@@ -69,6 +69,43 @@ def tell(message: str) -> None:
         print(f"tinytorch: {message}", file=sys.stderr)
 
 
+# %% modules/28_kernels/kernels_dev.py #features
+def target_features() -> set[str] | None:
+    """What the CPU that Numba compiles for can do; None without Numba.
+
+    It need not be this machine's: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another.
+    """
+    try:
+        from numba.core.registry import cpu_target
+    except ImportError:
+        return None
+    *_, features = cpu_target.target_context.codegen().magic_tuple()
+    return {word[1:] for word in features.split(",") if word.startswith("+")}
+
+
+@functools.cache
+def amx_permitted() -> bool:
+    """Ask Linux for AMX's tile registers: a process has them only after it has asked."""
+    if sys.platform != "linux":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+
+
+# %% modules/28_kernels/kernels_dev.py #offered-kernels
+def offered_kernels(features: set[str] | None) -> list[str]:
+    """The kernels that run on a CPU with these features.
+
+    >>> offered_kernels({"avx512f", "avx512bw", "avx512vnni"}), offered_kernels(None)
+    (['vnni', 'generic', 'numpy'], ['numpy'])
+    """
+    if features is None:
+        return ["numpy"]
+    vnni = {"avx512bw", "avx512vnni"} <= features
+    amx = vnni and {"amx-tile", "amx-int8"} <= features and amx_permitted()
+    return ["amx"] * amx + ["vnni"] * vnni + ["generic", "numpy"]
+
+
 # %% modules/28_kernels/kernels_dev.py #kernel-choice
 KERNELS = ("amx", "vnni", "generic", "numpy")  # from fast to slow
 
@@ -95,42 +132,6 @@ def int8_kernel() -> str:
     elif asked == "auto" and offered[0] == "generic":
         tell(f"no AVX512-VNNI: above {FEW_ROWS} rows, INT8 values are carried in float32")
     return offered[0] if asked == "auto" else asked
-
-
-# %% modules/28_kernels/kernels_dev.py #features
-def target_features() -> set[str] | None:
-    """What the CPU that Numba compiles for can do; None without Numba.
-
-    It need not be this machine's: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another.
-    """
-    try:
-        from numba.core.registry import cpu_target
-    except ImportError:
-        return None
-    *_, features = cpu_target.target_context.codegen().magic_tuple()
-    return {word[1:] for word in features.split(",") if word.startswith("+")}
-
-
-def offered_kernels(features: set[str] | None) -> list[str]:
-    """The kernels that run on a CPU with these features.
-
-    >>> offered_kernels({"avx512f", "avx512bw", "avx512vnni"}), offered_kernels(None)
-    (['vnni', 'generic', 'numpy'], ['numpy'])
-    """
-    if features is None:
-        return ["numpy"]
-    vnni = {"avx512bw", "avx512vnni"} <= features
-    amx = vnni and {"amx-tile", "amx-int8"} <= features and amx_permitted()
-    return ["amx"] * amx + ["vnni"] * vnni + ["generic", "numpy"]
-
-
-@functools.cache
-def amx_permitted() -> bool:
-    """Ask Linux for AMX's tile registers: a process has them only after it has asked."""
-    if sys.platform != "linux":
-        return False
-    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 # %% modules/28_kernels/kernels_dev.py #pack-panels
@@ -197,18 +198,42 @@ def add_tile(
     that count 16-fold; sums int32 (., 64) from `top` on: written where `fresh`, otherwise added to.
     In compiled loops machine code stands in its place; `ahead` then fetches the weights behind.
     """
+    weights = panels[panel, first:last]
     if panels.dtype == np.uint8:
-        panels = sixteenfold(panels[panel : panel + 1, first // 2 : last // 2])
-        panel, quads = 0, slice(None)
-    else:
-        quads = slice(first, last)
-    bytes_ = rows[row : row + count, 4 * first : 4 * last].reshape(count, -1, 4)
-    weights = panels[panel, quads].astype(np.int32)
-    product = np.einsum("rqi,qni->rn", bytes_.astype(np.int32), weights)
+        weights = sixteenfold(panels[panel : panel + 1, first // 2 : last // 2])[0]
+    part = rows[row : row + count, 4 * first : 4 * last].reshape(count, -1, 4)
+    product = np.einsum("rqi,qni->rn", part.astype(np.int32), weights.astype(np.int32))
     if fresh:
         sums[top : top + count] = product
     else:
         sums[top : top + count] += product
+
+
+# %% modules/28_kernels/kernels_dev.py #grids
+DYNAMIC = (0.0, 0, 0, 255)  # the grid that stands for: each row its own, as uint8
+INFINITE = 0x7F800000  # float32's exponent all ones: infinity, or above it NaN
+SMALLEST = 2.0**-120  # of a scale: one over it is a float32
+
+
+# %% modules/28_kernels/kernels_dev.py #rounded-rows
+def rounded_rows(x: np.ndarray, grid: Any) -> np.ndarray:
+    """Rows of float32, each number on the mark of its row's grid that is nearest: what bytes keep.
+
+    grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row a grid of its own, that
+    covers its values and 0.
+    """
+    scale, zero_point, lowest, highest = grid
+    if not scale:
+        low, high = (f(x, axis=1, initial=0)[:, None].astype(float) for f in (np.min, np.max))
+        scale = (high - low) / (highest - lowest)
+        scale = np.where(scale > SMALLEST, scale, 1.0)
+        zero_point = np.rint(lowest - low / scale).astype(np.float32)
+    with np.errstate(over="ignore"):  # far outside the grid is outside
+        marks = x * np.float32(1 / scale)
+    np.rint(marks, out=marks)
+    np.clip(marks, lowest - zero_point, highest - zero_point, out=marks)
+    marks *= np.float32(scale)
+    return marks
 
 
 # %% modules/28_kernels/kernels_dev.py #finish-tile
@@ -238,26 +263,6 @@ def finish_tile(
     exact -= total.astype(np.int32) * columns[1, width]
     value = exact.astype(np.float32) * (scale * scales[0, width]) + scales[1, width]
     y[rows, width] = np.maximum(value, floor)
-
-
-# %% modules/28_kernels/kernels_dev.py #add-group
-def add_group(
-    totals: np.ndarray,
-    sums: np.ndarray,
-    top: int,
-    count: int,
-    scales: np.ndarray,
-    group: int,
-    column: int,
-) -> None:
-    """totals += scales * (256 * high + low), for `count` pairs of rows of sums, (high, low).
-
-    totals float32 (., 64); sums int32 (., 64) from `top` on; scales[group] from `column` on. In compiled loops machine code stands in
-    its place.
-    """
-    pairs = sums[top : top + 2 * count].reshape(count, 2, PANEL)
-    high, low = pairs.astype(np.float32).swapaxes(0, 1)
-    totals[:count] += (high * np.float32(256) + low) * scales[group, column : column + PANEL]
 
 
 # %% modules/28_kernels/kernels_dev.py #emitter
@@ -492,6 +497,26 @@ class AmxTile(Emitter):
         self.call(f"x86.{instruction}", self.ir.VoidType(), self.tile(tile), place, stride)
 
 
+# %% modules/28_kernels/kernels_dev.py #add-group
+def add_group(
+    totals: np.ndarray,
+    sums: np.ndarray,
+    top: int,
+    count: int,
+    scales: np.ndarray,
+    group: int,
+    column: int,
+) -> None:
+    """totals += scales * (256 * high + low), for `count` pairs of rows of sums, (high, low).
+
+    totals float32 (., 64); sums int32 (., 64) from `top` on; scales[group] from `column` on. In compiled loops machine code stands in
+    its place.
+    """
+    pairs = sums[top : top + 2 * count].reshape(count, 2, PANEL)
+    high, low = pairs.astype(np.float32).swapaxes(0, 1)
+    totals[:count] += (high * np.float32(256) + low) * scales[group, column : column + PANEL]
+
+
 # %% modules/28_kernels/kernels_dev.py #finishers
 class Finisher(Emitter):
     """`finish_tile`, 16 columns at a time."""
@@ -654,10 +679,6 @@ def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> Any:
 
 
 # %% modules/28_kernels/kernels_dev.py #quantize-rows
-INFINITE = 0x7F800000  # float32's exponent all ones: infinity, or above it NaN
-SMALLEST = 2.0**-120  # of a scale: one over it is a float32
-
-
 def quantize_rows(x, q, grids, grid, back, parts):
     """Rows of x as bytes q = clip(rint(x / scale) + zero_point, lowest, highest).
 
@@ -793,28 +814,19 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
                     y[row + i, n] = value * scale + columns[1, n]
 
 
-# %% modules/28_kernels/kernels_dev.py #rounded-rows
-DYNAMIC = (0.0, 0, 0, 255)  # the grid that stands for: each row its own, as uint8
+# %% modules/28_kernels/kernels_dev.py #op
+@op
+def accelerated_linear(x, layer):
+    """A layer of this module on (..., in_features)."""
+    if x.shape[-1:] != (layer.in_features,):
+        raise ValueError(f"{layer.name} expected (..., {layer.in_features}), got {x.shape}")
+    rows = np.ascontiguousarray(x, np.float32).reshape(-1, layer.in_features)
+    y = layer.multiply(rows if rows.flags.writeable else rows.copy())  # machine code for one type
+    return y.reshape(*x.shape[:-1], layer.out_features)
 
 
-def rounded_rows(x: np.ndarray, grid: Any) -> np.ndarray:
-    """Rows of float32, each number on the mark of its row's grid that is nearest: what bytes keep.
-
-    grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row a grid of its own, that
-    covers its values and 0.
-    """
-    scale, zero_point, lowest, highest = grid
-    if not scale:
-        low, high = (f(x, axis=1, initial=0)[:, None].astype(float) for f in (np.min, np.max))
-        scale = (high - low) / (highest - lowest)
-        scale = np.where(scale > SMALLEST, scale, 1.0)
-        zero_point = np.rint(lowest - low / scale).astype(np.float32)
-    with np.errstate(over="ignore"):  # far outside the grid is outside
-        marks = x * np.float32(1 / scale)
-    np.rint(marks, out=marks)
-    np.clip(marks, lowest - zero_point, highest - zero_point, out=marks)
-    marks *= np.float32(scale)
-    return marks
+nondifferentiable(accelerated_linear)
+FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params["layer"].in_features
 
 
 # %% modules/28_kernels/kernels_dev.py #layers
@@ -947,21 +959,6 @@ def unpack_panels(panels: np.ndarray, in_features: int, out_features: int) -> np
     return weight[:in_features, :out_features].astype(np.float32)
 
 
-# %% modules/28_kernels/kernels_dev.py #op
-@op
-def accelerated_linear(x, layer):
-    """A layer of this module on (..., in_features)."""
-    if x.shape[-1:] != (layer.in_features,):
-        raise ValueError(f"{layer.name} expected (..., {layer.in_features}), got {x.shape}")
-    rows = np.ascontiguousarray(x, np.float32).reshape(-1, layer.in_features)
-    y = layer.multiply(rows if rows.flags.writeable else rows.copy())  # machine code for one type
-    return y.reshape(*x.shape[:-1], layer.out_features)
-
-
-nondifferentiable(accelerated_linear)
-FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params["layer"].in_features
-
-
 # %% modules/28_kernels/kernels_dev.py #weight-only
 class WeightOnlyLinear(OnKernels):
     """A Linear with weights of 4 or 8 bits in groups: x keeps 16 bits, as two bytes a number.
@@ -1024,7 +1021,7 @@ class WeightOnlyLinear(OnKernels):
         return f"{sizes}, bits={self.bits}, group_size={self.group_size}"
 
 
-# %% modules/28_kernels/kernels_dev.py #accelerate
+# %% modules/28_kernels/kernels_dev.py #accelerated
 def from_quantized(layer: QuantizedLinear) -> Int8Linear:
     """A QuantizedLinear on integers; uncalibrated, its rows are quantised as they come."""
     grid = DYNAMIC
@@ -1066,6 +1063,7 @@ ACCELERATED: dict[type, Callable[[Any], Module | None]] = {
 }
 
 
+# %% modules/28_kernels/kernels_dev.py #accelerate
 def accelerate(model: Module) -> Module:
     """A copy of a quantised model whose layers run on integer kernels where there is one.
 
@@ -1081,7 +1079,7 @@ def accelerate(model: Module) -> Module:
     if not isinstance(model, Module):
         raise TypeError(f"accelerate: expected a Module, got {type(model).__name__}")
     model = copy.deepcopy(model)
-    replacements = {}
+    replacements: dict[int, Module] = {}
     for layer in model.modules():
         make = ACCELERATED.get(type(layer))
         fast = make(layer) if make else None
