@@ -293,6 +293,14 @@ def check(console: Console, data: Data) -> None:
         console.print(f"{mark} {step['name']:10} {step['seconds']:6.1f} s")
 
 
+def docs_build(console: Console, data: Data) -> None:
+    console.print(f"{data['pages']} pages: open {data['page']}", soft_wrap=True)
+
+
+def docs_serve(console: Console, data: Data) -> None:
+    console.print(f"The pages stay in {data['out']}.", soft_wrap=True)
+
+
 def quickstart(console: Console, data: Data) -> None:
     from rich.table import Table
 

@@ -90,6 +90,7 @@ def command(
         "milestone": "milestone:milestone",
         "export": "export:export",
         "check": "check:check",
+        "docs": "docs:docs",
     },
 )
 @click.version_option(package_name="tinytorch", prog_name="tito")
