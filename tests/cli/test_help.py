@@ -13,7 +13,9 @@ COMMANDS = [
     *[("module", name) for name in MODULE],
     *[("milestone", name) for name in ("list", "info", "run")],
     *[(name,) for name in ("export", "check")],
+    *[("docs", name) for name in ("build", "serve")],
 ]
+GROUPS = [(), ("module",), ("milestone",), ("docs",)]
 HEAVY = (
     "numpy",
     "nbdev",
@@ -35,7 +37,7 @@ def test_help_imports_nothing_heavy():
     code = f"""
 import contextlib, io, json, sys
 from tito.main import main
-for words in {[(), ("module",), ("milestone",), *COMMANDS]}:
+for words in {[*GROUPS, *COMMANDS]}:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main([*words, "--help"])
     assert out.getvalue().startswith("Usage: tito")
@@ -55,7 +57,7 @@ def test_help_teaches(tito, words):
     assert "--json" in ran.out
 
 
-@pytest.mark.parametrize("group", [(), ("module",), ("milestone",)], ids=str)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_every_command_is_listed_with_a_whole_sentence(tito, group):
     listed = tito(*group, "--help").out.split("Commands:")[1]
     entries = re.findall(r"^  (\w+) +(\S.*(?:\n   .*)*)", listed, re.MULTILINE)
