@@ -7,7 +7,8 @@ from urllib.parse import unquote, urldefrag, urlparse
 import pytest
 
 from tito.course import find_course
-from tito.site import command_page, lay_out, lesson_page
+from tito.errors import TitoError
+from tito.site import build, command_page, lay_out, lesson_page
 
 COURSE = find_course()
 pytestmark = pytest.mark.skipif(
@@ -34,48 +35,33 @@ class Page(HTMLParser):
                 self.loads.append(values[name])
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """All pages of a strict build, by path."""
-    pytest.importorskip("sphinx", reason="the site is built by Sphinx")
-    from tito.site import build
-
-    out = tmp_path_factory.mktemp("site")
-    build(COURSE, out, strict=True)
-    files = [path for path in out.rglob("*.html") if "_static" not in path.parts]
-    return out, {path: Page(path.read_text(encoding="utf-8")) for path in files}
-
-
-@pytest.mark.slow
-def test_every_link_leads_somewhere(site):
-    out, pages = site
-    assert len(pages) > 2 * len(COURSE.modules)
-    dead = []
+def dead_links(out, pages):
+    """Links within the site that lead nowhere."""
     for path, page in pages.items():
         for link in [*page.links, *page.loads]:
             target, anchor = urldefrag(link)
-            if urlparse(link).scheme:
+            if urlparse(link).scheme or link.endswith("#"):
                 continue
             to = (path.parent / unquote(target.partition("?")[0])).resolve() if target else path
             if not to.is_file() or (anchor and to in pages and anchor not in pages[to].anchors):
-                dead.append(f"{path.relative_to(out)}: {link}")
-    assert not [link for link in dead if not link.endswith("#")]
+                yield f"{path.relative_to(out)}: {link}"
 
 
 @pytest.mark.slow
-def test_pages_load_nothing_from_the_network(site):
-    _, pages = site
+def test_the_built_site(tmp_path):
+    """One strict build: all links lead somewhere, nothing is loaded, formulas need no script."""
+    pytest.importorskip("sphinx", reason="the site is built by Sphinx")
+    build(COURSE, tmp_path, strict=True)
+    files = [path for path in tmp_path.rglob("*.html") if "_static" not in path.parts]
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
+    assert len(pages) > 2 * len(COURSE.modules)
+    assert not list(dead_links(tmp_path, pages))
     loads = {load for page in pages.values() for load in page.loads}
     assert loads
     assert not [load for load in loads if re.match(r"(https?:)?//", load)]
-
-
-@pytest.mark.slow
-def test_formulas_are_drawn_by_the_browser(site):
-    out, _ = site
-    page = (out / "modules" / "12_attention.html").read_text(encoding="utf-8")
-    assert page.count("<math") > 20
-    assert not re.search(r"<p>[^<]*\$[^<$]+\$", page)
+    lesson = (tmp_path / "modules" / "12_attention.html").read_text(encoding="utf-8")
+    assert lesson.count("<math") > 20
+    assert not re.search(r"<p>[^<]*\$[^<$]+\$", lesson)
 
 
 @pytest.mark.parametrize("module", COURSE.modules, ids=lambda module: module.folder)
@@ -110,9 +96,6 @@ def test_every_module_and_milestone_has_a_page(tmp_path):
 
 
 def test_without_sphinx_it_says_what_to_install(tmp_path, monkeypatch):
-    from tito import site
-    from tito.errors import TitoError
-
-    monkeypatch.setattr(site.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TitoError, match=r"pip install 'tinytorch\[docs\]'"):
-        site.build(COURSE, tmp_path)
+        build(COURSE, tmp_path)
