@@ -1797,6 +1797,8 @@ def test_accelerate():
     shared = QuantizedLinear(Linear(4, 4))
     twice = accelerate(Sequential(shared, shared))
     check(twice[0] is twice[1], True, "one layer in two places stays one layer")
+    pair = accelerate(Sequential(*(QuantizedLinear(Linear(4, 4)) for _ in range(2))))
+    check([type(layer).__name__ for layer in pair], ["Int8Linear"] * 2, "every layer that can")
     check(type(accelerate(shared)).__name__, "Int8Linear", "a model may be a single layer")
     with check_raises(ValueError, "has none of QuantizedLinear", "nothing to accelerate: say so"):
         accelerate(Sequential(Linear(4, 4)))
