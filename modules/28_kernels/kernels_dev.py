@@ -154,7 +154,7 @@ if numba:
 
 # %% [markdown]
 r"""
-A hundred times better than NumPy's, and still far from BLAS. The instructions say why. On x86, `vpmovsxbw` widens bytes to 16 bits, for every single use; `vpmaddwd` then multiplies 16 or 32 of them and adds neighbours. And each number that is loaded is used once: the loop waits for memory.
+Far better than NumPy's product of integers, right, and still behind BLAS. The instructions say why. On x86, `vpmovsxbw` widens bytes to 16 bits, for every single use; `vpmaddwd` then multiplies 16 or 32 of them and adds neighbours. And each number that is loaded is used once: the loop waits for memory.
 
 Three things are missing, and this lesson adds them one by one:
 
@@ -1197,7 +1197,7 @@ r"""
 
 What is left is ordinary loops: Numba compiles them, and the calls of `add_tile` and `finish_tile` in them become the instructions above. The *same source* runs in Python, with your NumPy functions: that is how the tests know that it is right.
 
-`compiled` does the exchange. The first time it costs a second or two, and the result is kept on disk.
+`compiled` does the exchange. Compiling takes a second or two; for loops in the package the result is kept on disk, for loops in a notebook it isn't.
 """
 
 # %% nbgrader={"grade": false, "grade_id": "compiled", "locked": true, "solution": false}
@@ -1215,11 +1215,10 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     """A loop as machine code: the same source, in which a few names mean something faster.
 
     `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes,
-    and where `parallel`, `prange` is Numba's. What was compiled is kept on disk: beside the file, or where that
-    can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
+    and where `parallel`, `prange` is Numba's. Machine code is kept on disk: beside the file, or
+    where that can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
     """
     import numba
-    from numba.core import event
 
     rows, block = SIZES[kernel]
     names: dict[str, Any] = {"TILE_ROWS": rows, "BLOCK": block}
@@ -1230,7 +1229,7 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     name = f"{loop.__name__}_{kernel}" + "_parallel" * parallel  # each has a file in the cache
     renamed = FunctionType(loop.__code__, {**loop.__globals__, **names}, name)
     renamed.__qualname__ = name
-    event.register("numba:compile", announcer())
+    announce_compiling()
     flags = {"fastmath": {"nnan", "nsz"}, "error_model": "numpy"}  # what comes here is finite
     options: Any = {"nogil": True, "parallel": parallel, **flags}
     try:
@@ -1254,24 +1253,27 @@ def as_intrinsic(emitter: type[Emitter]) -> Any:
         kinds = [types.intp if isinstance(kind, types.Integer) else kind for kind in arguments]
         return types.void(*kinds), emit
 
-    names = ", ".join(inspect.signature(emitter.meaning).parameters)
-    return intrinsic(eval(f"lambda typing, {names}: typed(typing, {names})", {"typed": typed}))
+    meant = inspect.signature(emitter.meaning)
+    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named: Any = typed
+    named.__signature__ = meant.replace(parameters=[first, *meant.parameters.values()])
+    return intrinsic(named)
 
 
 @functools.cache
-def announcer() -> Any:
-    """Says once that kernels are being compiled, when they are: not when the disk has them."""
-    from numba.core.event import Listener
+def announce_compiling() -> None:
+    """From now on, say when a kernel is compiled (once), not when the disk has it."""
+    from numba.core import event
 
-    class Announcer(Listener):
+    class Announcer(event.Listener):
         def on_start(self, event):
-            if event.data["dispatcher"].py_func.__globals__.get("add_tile") is not None:
-                tell("compiling INT8 kernels for this CPU; they are kept on disk")
+            if "TILE_ROWS" in event.data["dispatcher"].py_func.__globals__:  # one of these loops
+                tell("compiling INT8 kernels for this CPU, once: a few seconds")
 
         def on_end(self, event):
             pass
 
-    return Announcer()
+    event.register("numba:compile", Announcer())
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -1297,7 +1299,7 @@ def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> Any:
 
 # %% [markdown]
 r"""
-`quantize_rows` makes bytes of rows. `multiply_rows` goes through panels and rows: 128 quads of a panel (32 kB: they stay in the first cache) meet all rows before the next 128 come. It finishes each tile while its sums are still at hand: floats in, floats out, each touched once.
+`quantize_rows` makes bytes of rows. `multiply_rows` goes through panels and rows: `BLOCK` quads of a panel, which stay in a cache, meet all rows before the next quads come. It finishes each tile while its sums are still at hand: floats in, floats out, each touched once.
 
 Both loops go over `parts`: with `prange` each part is a thread.
 """
@@ -1339,12 +1341,9 @@ def quantize_rows(x, q, grids, grid, back, parts):
             for k in range(x.shape[1]):
                 mark = np.rint(x[row, k] * inverse) + zero_point
                 mark = min(max(mark, lowest), highest)
-                q[row, k] = mark
+                q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
                 total = np.int32(total + np.int32(mark))
             grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
-            if back:
-                for k in range(x.shape[1]):
-                    q[row, k] = (q[row, k] - zero_point) * np.float32(scale)
     return broken
 
 
@@ -1503,7 +1502,7 @@ FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params[
 
 # %% nbgrader={"grade": false, "grade_id": "layers", "locked": true, "solution": false}
 #| export
-FEW_ROWS = 4  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
+FEW_ROWS = 8  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
 AMX_ROWS = 3  # from which tiles of 16 rows pay
 MOST_PRODUCTS = 33_025  # each at most 255 * 255: their sum fits an int32
 
@@ -1902,7 +1901,7 @@ if plt:
 
 # %% [markdown]
 r"""
-On the left the lines are flat: a row more costs nothing while the weights are read. On the right they rise in proportion. The module call itself takes some 10 us in Python, so one row of int8 can't gain its full factor of four.
+On the left the lines are flat: a row more costs nothing while the weights are read. On the right they rise in proportion. Part of a single row's time is Python's: calling a module costs as much for one row as for a hundred.
 
 And what is read? Look at the bytes that each layer holds, and at the error that they cost.
 """

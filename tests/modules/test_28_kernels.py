@@ -110,7 +110,7 @@ def test_the_environment_chooses(chosen, monkeypatch):
     "features, name, says",
     [
         (None, "numpy", "no faster than FP32 on NumPy: pip install 'tinytorch\\[fast\\]'"),
-        ({"avx2"}, "generic", "no AVX512-VNNI: above 4 rows, INT8 values are carried in float32"),
+        ({"avx2"}, "generic", "no AVX512-VNNI: above 8 rows, INT8 values are carried in float32"),
     ],
 )
 def test_what_is_missed_is_said_once(chosen, monkeypatch, capsys, features, name, says):
@@ -641,7 +641,7 @@ def test_the_choice_is_by_the_cpu_that_numba_compiles_for(tmp_path):
     assert child.stdout == "generic\n"
     lines = child.stderr.splitlines()
     assert len(lines) == 2
-    assert "no AVX512-VNNI: above 4 rows" in lines[0]
+    assert "no AVX512-VNNI: above 8 rows" in lines[0]
     assert "compiling INT8 kernels" in lines[1]
     assert list(tmp_path.rglob("*.nbc"))  # on disk, where NUMBA_CACHE_DIR says
     again = run_child(

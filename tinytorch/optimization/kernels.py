@@ -598,11 +598,10 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     """A loop as machine code: the same source, in which a few names mean something faster.
 
     `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes,
-    and where `parallel`, `prange` is Numba's. What was compiled is kept on disk: beside the file, or where that
-    can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
+    and where `parallel`, `prange` is Numba's. Machine code is kept on disk: beside the file, or
+    where that can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
     """
     import numba
-    from numba.core import event
 
     rows, block = SIZES[kernel]
     names: dict[str, Any] = {"TILE_ROWS": rows, "BLOCK": block}
@@ -613,7 +612,7 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     name = f"{loop.__name__}_{kernel}" + "_parallel" * parallel  # each has a file in the cache
     renamed = FunctionType(loop.__code__, {**loop.__globals__, **names}, name)
     renamed.__qualname__ = name
-    event.register("numba:compile", announcer())
+    announce_compiling()
     flags = {"fastmath": {"nnan", "nsz"}, "error_model": "numpy"}  # what comes here is finite
     options: Any = {"nogil": True, "parallel": parallel, **flags}
     try:
@@ -637,24 +636,27 @@ def as_intrinsic(emitter: type[Emitter]) -> Any:
         kinds = [types.intp if isinstance(kind, types.Integer) else kind for kind in arguments]
         return types.void(*kinds), emit
 
-    names = ", ".join(inspect.signature(emitter.meaning).parameters)
-    return intrinsic(eval(f"lambda typing, {names}: typed(typing, {names})", {"typed": typed}))
+    meant = inspect.signature(emitter.meaning)
+    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named: Any = typed
+    named.__signature__ = meant.replace(parameters=[first, *meant.parameters.values()])
+    return intrinsic(named)
 
 
 @functools.cache
-def announcer() -> Any:
-    """Says once that kernels are being compiled, when they are: not when the disk has them."""
-    from numba.core.event import Listener
+def announce_compiling() -> None:
+    """From now on, say when a kernel is compiled (once), not when the disk has it."""
+    from numba.core import event
 
-    class Announcer(Listener):
+    class Announcer(event.Listener):
         def on_start(self, event):
-            if event.data["dispatcher"].py_func.__globals__.get("add_tile") is not None:
-                tell("compiling INT8 kernels for this CPU; they are kept on disk")
+            if "TILE_ROWS" in event.data["dispatcher"].py_func.__globals__:  # one of these loops
+                tell("compiling INT8 kernels for this CPU, once: a few seconds")
 
         def on_end(self, event):
             pass
 
-    return Announcer()
+    event.register("numba:compile", Announcer())
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -713,12 +715,9 @@ def quantize_rows(x, q, grids, grid, back, parts):
             for k in range(x.shape[1]):
                 mark = np.rint(x[row, k] * inverse) + zero_point
                 mark = min(max(mark, lowest), highest)
-                q[row, k] = mark
+                q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
                 total = np.int32(total + np.int32(mark))
             grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
-            if back:
-                for k in range(x.shape[1]):
-                    q[row, k] = (q[row, k] - zero_point) * np.float32(scale)
     return broken
 
 
@@ -830,7 +829,7 @@ FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params[
 
 
 # %% modules/28_kernels/kernels_dev.py #layers
-FEW_ROWS = 4  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
+FEW_ROWS = 8  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
 AMX_ROWS = 3  # from which tiles of 16 rows pay
 MOST_PRODUCTS = 33_025  # each at most 255 * 255: their sum fits an int32
 
