@@ -52,6 +52,7 @@ from tinytorch.optimization.quantization import (
     QuantizedLinear,
     dequantize_int8,
     finite,
+    int8_matmul,
     integer_range,
     replace_modules,
 )
@@ -705,7 +706,7 @@ From sums to results, for `count` rows and up to 64 columns:
 - column j is column `column + j` of `columns` (int32: the bracket, and z_n), of `scales` (float32: scale of the weight, and bias), and of `y`. The tables are as wide as whole panels, **y may be narrower**: leave out what it doesn't have;
 - value = exact * (scale of the row * scale of the column) + bias, at least `floor` (0 for a ReLU, otherwise minus infinity).
 
-Correct in int32; only then go to float32.
+Correct in int32; only then go to float32. And if y itself is int32, it gets the corrected sums as they are: layers that hand each other integers scale them in their own way.
 """
 
 
@@ -728,7 +729,8 @@ def finish_tile(
     (sums - zero_point * columns[0] - total * columns[1]) * scale * scales[0] + scales[1], at least
     `floor`. grids[row] = (scale, zero_point, total of the row's bytes). columns int32 and scales
     float32 (2, N): of each column the sum of weights less zero points, and the weights' zero point;
-    scale and bias. In compiled loops machine code stands in its place.
+    scale and bias. A `y` of int32 gets the exact sums, unscaled. In compiled loops machine code
+    stands in its place.
     """
     ### BEGIN SOLUTION
     rows, width = slice(row, row + count), slice(column, min(column + PANEL, y.shape[1]))
@@ -737,7 +739,7 @@ def finish_tile(
     exact = exact - zero_point.astype(np.int32) * columns[0, width]
     exact -= total.astype(np.int32) * columns[1, width]
     value = exact.astype(np.float32) * (scale * scales[0, width]) + scales[1, width]
-    y[rows, width] = np.maximum(value, floor)
+    y[rows, width] = exact if y.dtype == np.int32 else np.maximum(value, floor)
     ### END SOLUTION
 
 
@@ -773,6 +775,9 @@ def test_finish_tile():
         ((u - z[:, None]) @ (w - zero)).astype(np.float32),
         "100 columns: the second panel has 36",
     )
+    whole = np.zeros((5, 100), np.int32)
+    finish_tile(whole, 0, 64, sums, 0, 5, grids, columns, scales * 7, np.float32(0))
+    check(whole[:, 64:], ((u - z[:, None]) @ (w - zero))[:, 64:], "y of int32: exact and unscaled")
     large = np.full((1, 64), 2**30 + 1, np.int32)
     columns, grids = np.full((2, 64), 2**22, np.int32), np.array([[1, 255, 1]], np.float32)
     y = np.zeros((1, 64), np.float32)
@@ -1144,13 +1149,20 @@ class Finisher(Emitter):
             for i, (sums, zeros, scale, bias) in enumerate(tables):
                 exact = self.load("sums", top, self.number(16 * i), kind=self.lanes)
                 exact = builder.sub(exact, builder.mul(sums, zero_point))
-                exact = builder.sub(exact, builder.mul(zeros, total))
-                result = builder.fmul(builder.sitofp(exact, self.floats), builder.fmul(scale, step))
-                result = builder.fadd(result, bias)
-                result = builder.select(builder.fcmp_ordered(">", result, floor), result, floor)
+                result = builder.sub(exact, builder.mul(zeros, total))
+                if not self.exact:
+                    result = builder.sitofp(result, self.floats)
+                    result = builder.fadd(builder.fmul(result, builder.fmul(scale, step)), bias)
+                    above = builder.fcmp_ordered(">", result, floor)
+                    result = builder.select(above, result, floor)
                 self.store_part(result, builder.sub(width, places[i]), "y", row, places[i])
                 later = builder.add(places[i], self.number(PANEL))
                 self.prefetch(self.place("y", row, later), write=1)
+
+    @property
+    def exact(self) -> bool:
+        """Shall the sums stay integers?"""
+        return self.types["y"].dtype.bitwidth == 32 and hasattr(self.types["y"].dtype, "signed")
 
     def tables(self, column: Any) -> list[Any]:
         """16 columns of both tables' rows."""
@@ -1164,8 +1176,8 @@ class Finisher(Emitter):
         mask = self.builder.icmp_signed("<", numbers, left)
         pointer = self.place(*place, kind=vector.type)
         align = self.ir.Constant(self.int32, 4)
-        name, nothing = "masked.store.v16f32.p0", self.ir.VoidType()
-        self.call(name, nothing, vector, pointer, align, mask)
+        name = f"masked.store.v16{'i32' if self.exact else 'f32'}.p0"
+        self.call(name, self.ir.VoidType(), vector, pointer, align, mask)
 
 
 class GroupAdder(Emitter):
@@ -1584,14 +1596,35 @@ class Int8Linear(OnKernels):
             return self.multiply_carried(x)
         panels, work = self.panels.data, len(x) * self.panels.size
         q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
-        grids, y = (
-            np.empty((len(x), 3), np.float32),
-            np.empty((len(x), self.out_features), np.float32),
-        )
+        grids = np.empty((len(x), 3), np.float32)
         self.quantize(kernel, work, x, q, grids)
-        tables = self.columns.data, self.scales.data
-        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, y)
+        return self.multiply_bytes(kernel, work, q, grids, np.float32)
+
+    def multiply_bytes(
+        self, kernel: str, work: int, q: np.ndarray, grids: np.ndarray, dtype: Any
+    ) -> np.ndarray:
+        """Rows of bytes times the weight: floats, or in int32 the exact sums."""
+        y = np.empty((len(q), self.out_features), dtype)
+        tables = self.panels.data, self.columns.data, self.scales.data
+        run(multiply_rows, kernel, work, q, grids, *tables, self.relu, y)
         return y
+
+    def sums(self, q: np.ndarray, zero_point: int = 0) -> np.ndarray:
+        """(q - zero_point) @ (weight - its zero points), exactly: int8 (M, K) -> int32 (M, N).
+
+        For layers that hand each other integers.
+        """
+        kernel, panels = self.kernel(len(q), self.in_features), self.panels.data
+        if kernel == "float32":
+            weight = unpack_panels(panels, self.in_features, self.out_features).astype(np.int8)
+            zeros = self.columns.data[1, : self.out_features]
+            return int8_matmul(q, weight, zero_point, zeros).astype(np.int32)
+        rows = aligned((len(q), 4 * panels.shape[1] + 64), np.uint8)
+        rows[:, : self.in_features] = q.view(np.uint8) ^ 128  # adds 128
+        grids = np.ones((len(q), 3), np.float32)
+        grids[:, 1] = zero_point + 128
+        grids[:, 2] = rows[:, : self.in_features].sum(axis=1)
+        return self.multiply_bytes(kernel, len(q) * panels.size, rows, grids, np.int32)
 
     def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
         """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""

@@ -361,6 +361,19 @@ def test_extreme_values_do_not_overflow(kernel, value, x_value):
             np.testing.assert_allclose(got, k * x_value * (value - zero_point), rtol=close)
 
 
+@pytest.mark.parametrize("k, n", [(1, 1), (100, 70), (333, 130)])
+@pytest.mark.parametrize("rows", [0, 1, 3, 33])
+def test_sums_of_integers_are_exact(kernel, k, n, rows):
+    weight, q, zeros = int8(k, n), int8(rows, k), random.integers(-128, 128, n)
+    for zero_point in (-128, 0, 127):
+        for weight_zeros in (0, zeros):
+            layer = Int8Linear(weight, normal(n), weight_zeros, normal(n), relu=True)
+            exact = (q.astype(np.int64) - zero_point) @ (weight.astype(np.int64) - weight_zeros)
+            got = layer.sums(q, zero_point)
+            assert got.dtype == np.int32
+            np.testing.assert_array_equal(got, exact)
+
+
 def test_too_many_inputs_are_carried(kernel):
     k = kernels.MOST_PRODUCTS + 1
     layer = Int8Linear(np.full((k, 2), 127, np.int8), 1.0, -128, None, (1.0, 0, 0, 255))

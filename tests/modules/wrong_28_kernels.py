@@ -231,14 +231,23 @@ WRONG = [
         exact = exact - zero_point.astype(np.int32) * columns[0, width]
         exact -= total.astype(np.int32) * columns[1, width]
         value = (exact.astype(np.float32) * scales[0, width] + scales[1, width]) * scale
-        y[rows, width] = np.maximum(value, floor)
+        y[rows, width] = exact if y.dtype == np.int32 else np.maximum(value, floor)
         """,
         loses=["test-finish-tile"],
     ),
     Wrong(
         "finish-tile",
+        "scales integers, too",
+        change=(
+            "exact if y.dtype == np.int32 else np.maximum(value, floor)",
+            "np.maximum(value, floor)",
+        ),
+        loses=["test-finish-tile"],
+    ),
+    Wrong(
+        "finish-tile",
         "no floor",
-        change=("np.maximum(value, floor)", "value"),
+        change=("else np.maximum(value, floor)", "else value"),
         loses=["test-finish-tile"],
     ),
     Wrong(
