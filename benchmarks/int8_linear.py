@@ -141,7 +141,7 @@ def weight_only(rounds: int, size: int = 4096, count: int = 8) -> list[Row]:
     runs = {"FP32": lambda: [x.data @ weight for weight in weights]}
     errors = {}
     for bits in (8, 4):
-        fast = accelerate(LowBitLinear(layer, bits, scale_dtype=np.float32))
+        fast = accelerate(LowBitLinear(layer, bits, group_size=128))
         layers = [copy.deepcopy(fast) for _ in range(count)]
         runs[f"INT{bits}"] = lambda layers=layers: [fast(x) for fast in layers]
         errors[bits] = f"{error(fast(x).data, exact):.4f}"

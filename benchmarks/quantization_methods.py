@@ -6,9 +6,10 @@ python benchmarks/quantization_methods.py [--quick] [--check] [--json PATH] [--p
 An MLP and a CNN on MNIST, an LSTM on film reviews, a GPT on Shakespeare (quantization_models.py);
 MLP and LSTM with 3 seeds, figures are means. --quick: one seed, and a third of the training and of
 the test. Bytes are those of all parameters and buffers, scales included. Times are medians for one
-batch, all methods in turn. The data is looked for in $TINYTORCH_DATA, else downloaded; trained
-weights are kept in --cache, by default beside the data. --check: INT8 loses at most 0.3 points of
-accuracy (of the GPT: of the next characters guessed right).
+batch, all methods in turn, first on NumPy, then with `accelerate` where it finds a layer for its
+integer kernels. --check: INT8 loses at most 0.3 points of accuracy (of the GPT: of the next
+characters guessed right). The data is looked for in $TINYTORCH_DATA, else downloaded; trained
+weights are kept in --cache, by default beside the data.
 """
 
 from common import THREADS, interleave, machine  # isort: skip (pins the threads first)
@@ -34,6 +35,8 @@ from tinytorch import (
     LowBitLinear,
     MinMaxObserver,
     QConfig,
+    QuantizedEmbedding,
+    QuantizedLSTM,
     accelerate,
     allocate_bits,
     convert,
@@ -53,6 +56,13 @@ from tinytorch import (
 os.environ["NUMBA_NUM_THREADS"] = THREADS  # read once, when the first kernel is compiled
 LIMIT = 0.003  # of accuracy, for methods in INT8
 INT8 = ("dynamic INT8", "static INT8 per tensor", "static INT8 per channel")
+# layers without a static version, and what that means in the rows of some methods
+ALWAYS_DYNAMIC = (QuantizedLSTM, QuantizedEmbedding)
+LATE = {
+    "static INT8 per tensor": "dynamic",
+    "static INT8 per channel": "dynamic",
+    "QAT INT8": "dynamic, rounded after training alone",
+}
 
 Train = Callable[[nn.Module], nn.Module]
 
@@ -157,16 +167,18 @@ def held_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
-def notes(model: nn.Module) -> str:
-    """The bits of packed Linears, and the types of layers whose matrices are floats."""
+def notes(model: nn.Module, method: str) -> str:
+    """What the table can't show: bits of packed Linears, layers in floats, or quantised late."""
     modules = dict(model.named_modules())
     bits = {layer.bits for layer in modules.values() if isinstance(layer, LowBitLinear)}
     sizes: Counter[str] = Counter()
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             sizes[type(modules[name.rpartition(".")[0]]).__name__] += weight.nbytes
+    late = [kind.__name__ for kind in map(type, modules.values()) if kind in ALWAYS_DYNAMIC]
     words = [f"Linear of {', '.join(map(str, sorted(bits)))} bits"] if bits else []
     words += [f"{kind} FP32 ({size / 1000:,.0f} kB)" for kind, size in sizes.items()]
+    words += [f"{', '.join(late)}: {LATE[method]}"] if late and method in LATE else []
     return "; ".join(words)
 
 
@@ -194,7 +206,7 @@ def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> lis
             else:
                 row.accuracies.append(accuracy)
                 row.losses.append(loss)
-                row.bytes, row.note = held_bytes(model), notes(model)
+                row.bytes, row.note = held_bytes(model), notes(model, method)
                 timed.setdefault(method, model)
             progress.update()
     calls: dict[str, Callable] = {name: partial(model, batch) for name, model in timed.items()}
@@ -202,7 +214,7 @@ def measure(network: Network, chosen: argparse.Namespace, progress: tqdm) -> lis
         with suppress(ValueError):  # where there is nothing to accelerate
             calls[f"{name}, accelerated"] = partial(accelerate(model), batch)
     with no_grad():
-        medians = interleave(f"{network.name}: times", calls, rounds=5 if chosen.quick else 30)
+        medians = interleave(f"{network.name}: times", calls, rounds=5 if chosen.quick else 50)
     for name in timed:
         rows[name].seconds = medians[name]
         rows[name].accelerated_seconds = medians.get(f"{name}, accelerated", math.nan)
@@ -230,7 +242,7 @@ def markdown(network: Network, rows: list[Row]) -> str:
         f"**{network.name}** ({start.bytes:,} bytes in FP32; accuracy: share of right "
         f"{'next characters' if network.writes else 'answers'}; seeds: {len(start.accuracies)})\n",
         f"| | accuracy | lost, points | {'perplexity | ' * network.writes}bytes | of FP32 "
-        f"| ms, batch {network.timed} | times FP32 | accelerated | weights not in INT8 |",
+        f"| ms, batch {network.timed} | times FP32 | accelerated, times FP32 | notes |",
         "|---" * (9 + network.writes) + "|",
     ]
     for row in rows:

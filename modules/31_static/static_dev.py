@@ -1557,7 +1557,7 @@ quantised tensors needs `FloatFunctional`, which has an observer of its own; her
 # %% nbgrader={"grade": false, "grade_id": "accelerated", "locked": true, "solution": false}
 #| exporti
 def accelerated(layer: StaticQuantizedLinear) -> Int8Linear | None:
-    """The layer on the kernels of module 28, which gives floats; None where it has no input grid."""
+    """The layer on the kernels of module 28, which gives floats; None without an input grid."""
     if layer.quantize is None:
         return None
     chosen = layer.quantize.chosen

@@ -110,7 +110,7 @@ def test_the_environment_chooses(chosen, monkeypatch):
     "features, name, says",
     [
         (None, "numpy", "no faster than FP32 on NumPy: pip install 'tinytorch\\[fast\\]'"),
-        ({"avx2"}, "generic", "no AVX512-VNNI: above 4 rows, INT8 values are carried in float32"),
+        ({"avx2"}, "generic", "no AVX512-VNNI: above 8 rows, INT8 values are carried in float32"),
     ],
 )
 def test_what_is_missed_is_said_once(chosen, monkeypatch, capsys, features, name, says):
@@ -359,6 +359,19 @@ def test_extreme_values_do_not_overflow(kernel, value, x_value):
             got = layer(Tensor(np.full((rows, k), x_value))).data
             close = 1e-4 if layer.kernel(rows, k) == "float32" else 1e-6  # sgemm rounds its sums
             np.testing.assert_allclose(got, k * x_value * (value - zero_point), rtol=close)
+
+
+@pytest.mark.parametrize("k, n", [(1, 1), (100, 70), (333, 130)])
+@pytest.mark.parametrize("rows", [0, 1, 3, 33])
+def test_sums_of_integers_are_exact(kernel, k, n, rows):
+    weight, q, zeros = int8(k, n), int8(rows, k), random.integers(-128, 128, n)
+    for zero_point in (-128, 0, 127):
+        for weight_zeros in (0, zeros):
+            layer = Int8Linear(weight, normal(n), weight_zeros, normal(n), relu=True)
+            exact = (q.astype(np.int64) - zero_point) @ (weight.astype(np.int64) - weight_zeros)
+            got = layer.sums(q, zero_point)
+            assert got.dtype == np.int32
+            np.testing.assert_array_equal(got, exact)
 
 
 def test_too_many_inputs_are_carried(kernel):
@@ -641,7 +654,7 @@ def test_the_choice_is_by_the_cpu_that_numba_compiles_for(tmp_path):
     assert child.stdout == "generic\n"
     lines = child.stderr.splitlines()
     assert len(lines) == 2
-    assert "no AVX512-VNNI: above 4 rows" in lines[0]
+    assert "no AVX512-VNNI: above 8 rows" in lines[0]
     assert "compiling INT8 kernels" in lines[1]
     assert list(tmp_path.rglob("*.nbc"))  # on disk, where NUMBA_CACHE_DIR says
     again = run_child(

@@ -135,6 +135,7 @@ def test_rows_are_rounded_as_pytorch_rounds_channels(rows):
 
 
 @pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_dynamic_layers_are_closer_than_pytorch_ones(kernel, rows):
     """PyTorch keeps 7 bits of x on x86 and one grid for all rows; both stay near the floats."""
     linear = Linear(300, 80)

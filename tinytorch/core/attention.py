@@ -330,7 +330,7 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
 
 # %% modules/12_attention/attention_dev.py #check-heads
 def checked_heads(embed_dim: int, num_heads: int, num_kv_heads: int | None) -> int:
-    """The heads of keys and values, unless given all; ValueError where heads don't divide evenly."""
+    """How many heads keys and values have, all unless given; ValueError for uneven parts."""
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if min(embed_dim, num_heads) < 1 or embed_dim % num_heads:
         raise ValueError(

@@ -29,6 +29,7 @@ from tinytorch.optimization.quantization import (
     QuantizedLinear,
     dequantize_int8,
     finite,
+    int8_matmul,
     integer_range,
     replace_modules,
 )
@@ -254,7 +255,8 @@ def finish_tile(
     (sums - zero_point * columns[0] - total * columns[1]) * scale * scales[0] + scales[1], at least
     `floor`. grids[row] = (scale, zero_point, total of the row's bytes). columns int32 and scales
     float32 (2, N): of each column the sum of weights less zero points, and the weights' zero point;
-    scale and bias. In compiled loops machine code stands in its place.
+    scale and bias. A `y` of int32 gets the exact sums, unscaled. In compiled loops machine code
+    stands in its place.
     """
     rows, width = slice(row, row + count), slice(column, min(column + PANEL, y.shape[1]))
     scale, zero_point, total = grids[rows].T[:, :, None]
@@ -262,7 +264,7 @@ def finish_tile(
     exact = exact - zero_point.astype(np.int32) * columns[0, width]
     exact -= total.astype(np.int32) * columns[1, width]
     value = exact.astype(np.float32) * (scale * scales[0, width]) + scales[1, width]
-    y[rows, width] = np.maximum(value, floor)
+    y[rows, width] = exact if y.dtype == np.int32 else np.maximum(value, floor)
 
 
 # %% modules/28_kernels/kernels_dev.py #emitter
@@ -537,13 +539,20 @@ class Finisher(Emitter):
             for i, (sums, zeros, scale, bias) in enumerate(tables):
                 exact = self.load("sums", top, self.number(16 * i), kind=self.lanes)
                 exact = builder.sub(exact, builder.mul(sums, zero_point))
-                exact = builder.sub(exact, builder.mul(zeros, total))
-                result = builder.fmul(builder.sitofp(exact, self.floats), builder.fmul(scale, step))
-                result = builder.fadd(result, bias)
-                result = builder.select(builder.fcmp_ordered(">", result, floor), result, floor)
+                result = builder.sub(exact, builder.mul(zeros, total))
+                if not self.exact:
+                    result = builder.sitofp(result, self.floats)
+                    result = builder.fadd(builder.fmul(result, builder.fmul(scale, step)), bias)
+                    above = builder.fcmp_ordered(">", result, floor)
+                    result = builder.select(above, result, floor)
                 self.store_part(result, builder.sub(width, places[i]), "y", row, places[i])
                 later = builder.add(places[i], self.number(PANEL))
                 self.prefetch(self.place("y", row, later), write=1)
+
+    @property
+    def exact(self) -> bool:
+        """Shall the sums stay integers?"""
+        return self.types["y"].dtype.bitwidth == 32 and hasattr(self.types["y"].dtype, "signed")
 
     def tables(self, column: Any) -> list[Any]:
         """16 columns of both tables' rows."""
@@ -557,8 +566,8 @@ class Finisher(Emitter):
         mask = self.builder.icmp_signed("<", numbers, left)
         pointer = self.place(*place, kind=vector.type)
         align = self.ir.Constant(self.int32, 4)
-        name, nothing = "masked.store.v16f32.p0", self.ir.VoidType()
-        self.call(name, nothing, vector, pointer, align, mask)
+        name = f"masked.store.v16{'i32' if self.exact else 'f32'}.p0"
+        self.call(name, self.ir.VoidType(), vector, pointer, align, mask)
 
 
 class GroupAdder(Emitter):
@@ -598,11 +607,10 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     """A loop as machine code: the same source, in which a few names mean something faster.
 
     `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes,
-    and where `parallel`, `prange` is Numba's. What was compiled is kept on disk: beside the file, or where that
-    can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
+    and where `parallel`, `prange` is Numba's. Machine code is kept on disk: beside the file, or
+    where that can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
     """
     import numba
-    from numba.core import event
 
     rows, block = SIZES[kernel]
     names: dict[str, Any] = {"TILE_ROWS": rows, "BLOCK": block}
@@ -613,7 +621,7 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     name = f"{loop.__name__}_{kernel}" + "_parallel" * parallel  # each has a file in the cache
     renamed = FunctionType(loop.__code__, {**loop.__globals__, **names}, name)
     renamed.__qualname__ = name
-    event.register("numba:compile", announcer())
+    announce_compiling()
     flags = {"fastmath": {"nnan", "nsz"}, "error_model": "numpy"}  # what comes here is finite
     options: Any = {"nogil": True, "parallel": parallel, **flags}
     try:
@@ -637,24 +645,27 @@ def as_intrinsic(emitter: type[Emitter]) -> Any:
         kinds = [types.intp if isinstance(kind, types.Integer) else kind for kind in arguments]
         return types.void(*kinds), emit
 
-    names = ", ".join(inspect.signature(emitter.meaning).parameters)
-    return intrinsic(eval(f"lambda typing, {names}: typed(typing, {names})", {"typed": typed}))
+    meant = inspect.signature(emitter.meaning)
+    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named: Any = typed
+    named.__signature__ = meant.replace(parameters=[first, *meant.parameters.values()])
+    return intrinsic(named)
 
 
 @functools.cache
-def announcer() -> Any:
-    """Says once that kernels are being compiled, when they are: not when the disk has them."""
-    from numba.core.event import Listener
+def announce_compiling() -> None:
+    """From now on, say when a kernel is compiled (once), not when the disk has it."""
+    from numba.core import event
 
-    class Announcer(Listener):
+    class Announcer(event.Listener):
         def on_start(self, event):
-            if event.data["dispatcher"].py_func.__globals__.get("add_tile") is not None:
-                tell("compiling INT8 kernels for this CPU; they are kept on disk")
+            if "TILE_ROWS" in event.data["dispatcher"].py_func.__globals__:  # one of these loops
+                tell("compiling INT8 kernels for this CPU, once: a few seconds")
 
         def on_end(self, event):
             pass
 
-    return Announcer()
+    event.register("numba:compile", Announcer())
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -713,12 +724,9 @@ def quantize_rows(x, q, grids, grid, back, parts):
             for k in range(x.shape[1]):
                 mark = np.rint(x[row, k] * inverse) + zero_point
                 mark = min(max(mark, lowest), highest)
-                q[row, k] = mark
+                q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
                 total = np.int32(total + np.int32(mark))
             grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
-            if back:
-                for k in range(x.shape[1]):
-                    q[row, k] = (q[row, k] - zero_point) * np.float32(scale)
     return broken
 
 
@@ -830,7 +838,7 @@ FLOPS["accelerated_linear"] = lambda inputs, params, out: 2 * out.size * params[
 
 
 # %% modules/28_kernels/kernels_dev.py #layers
-FEW_ROWS = 4  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
+FEW_ROWS = 8  # up to which generic integer code beats sgemm: it reads a quarter of the bytes
 AMX_ROWS = 3  # from which tiles of 16 rows pay
 MOST_PRODUCTS = 33_025  # each at most 255 * 255: their sum fits an int32
 
@@ -912,14 +920,35 @@ class Int8Linear(OnKernels):
             return self.multiply_carried(x)
         panels, work = self.panels.data, len(x) * self.panels.size
         q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
-        grids, y = (
-            np.empty((len(x), 3), np.float32),
-            np.empty((len(x), self.out_features), np.float32),
-        )
+        grids = np.empty((len(x), 3), np.float32)
         self.quantize(kernel, work, x, q, grids)
-        tables = self.columns.data, self.scales.data
-        run(multiply_rows, kernel, work, q, grids, panels, *tables, self.relu, y)
+        return self.multiply_bytes(kernel, work, q, grids, np.float32)
+
+    def multiply_bytes(
+        self, kernel: str, work: int, q: np.ndarray, grids: np.ndarray, dtype: Any
+    ) -> np.ndarray:
+        """Rows of bytes times the weight: floats, or in int32 the exact sums."""
+        y = np.empty((len(q), self.out_features), dtype)
+        tables = self.panels.data, self.columns.data, self.scales.data
+        run(multiply_rows, kernel, work, q, grids, *tables, self.relu, y)
         return y
+
+    def sums(self, q: np.ndarray, zero_point: int = 0) -> np.ndarray:
+        """(q - zero_point) @ (weight - its zero points), exactly: int8 (M, K) -> int32 (M, N).
+
+        For layers that hand each other integers.
+        """
+        kernel, panels = self.kernel(len(q), self.in_features), self.panels.data
+        if kernel == "float32":
+            weight = unpack_panels(panels, self.in_features, self.out_features).astype(np.int8)
+            zeros = self.columns.data[1, : self.out_features]
+            return int8_matmul(q, weight, zero_point, zeros).astype(np.int32)
+        rows = aligned((len(q), 4 * panels.shape[1] + 64), np.uint8)
+        rows[:, : self.in_features] = q.view(np.uint8) ^ 128  # adds 128
+        grids = np.ones((len(q), 3), np.float32)
+        grids[:, 1] = zero_point + 128
+        grids[:, 2] = rows[:, : self.in_features].sum(axis=1)
+        return self.multiply_bytes(kernel, len(q) * panels.size, rows, grids, np.int32)
 
     def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
         """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""

@@ -701,7 +701,7 @@ def convert(model: Module) -> Module:
 
 # %% modules/31_static/static_dev.py #accelerated
 def accelerated(layer: StaticQuantizedLinear) -> Int8Linear | None:
-    """The layer on the kernels of module 28, which gives floats; None where it has no input grid."""
+    """The layer on the kernels of module 28, which gives floats; None without an input grid."""
     if layer.quantize is None:
         return None
     chosen = layer.quantize.chosen
