@@ -12,7 +12,7 @@
 r"""
 # INT8 that is really faster
 
-> Integer kernels in Python: the processor's own dot product of bytes, from packed weights to whole models.
+> Integer kernels in Python: the processor's own dot product of bytes, up to whole models.
 
 Time: 5 to 6 hours. In module 15 a network took a quarter of the memory and became *slower*. Here you find out what the processor can do with bytes, and hand it the bytes in the order that it wants. In the end a layer of integers is several times faster than the same layer in float32, in Python.
 
@@ -560,7 +560,7 @@ def add_tile(
     fresh: bool,
     ahead: bool,
 ) -> None:
-    """`count` rows times one panel, over the quads `first` to `last`: the meaning of a micro-kernel.
+    """`count` rows times one panel, over the quads `first` to `last`: what a micro-kernel means.
 
     rows uint8 (M, 4 Q) from `row` on; panels int8 (P, Q, 64, 4), or uint8 nibbles (P, Q / 2, 64, 4)
     that count 16-fold; sums int32 (., 64) from `top` on: written where `fresh`, otherwise added to.
@@ -888,7 +888,7 @@ class Emitter:
         return self.builder.call(function, arguments)
 
     def prefetch(self, place: Any, write: int = 0) -> None:
-        """Ask for the cache line of a place that is used soon; it may lie beyond the array's end."""
+        """Ask for the cache line of a place used soon; it may lie beyond the array's end."""
         options = (self.ir.Constant(self.int32, n) for n in (write, 3, 1))
         self.call("prefetch.p0", self.ir.VoidType(), place, *options)
 
@@ -1061,7 +1061,7 @@ class AmxTile(Emitter):
         return self.ir.Constant(self.byte, number)
 
     def move(self, instruction: str, tile: int, name: str, *index: Any) -> None:
-        """Load or store a tile: 256 bytes lie from row to row of sums, from quad to quad of panels."""
+        """Load or store a tile: 256 bytes from row to row of sums, from quad to quad of panels."""
         stride = self.number(256)
         if name == "rows":
             stride = self.builder.extract_value(self.values["rows"].strides, 0)
@@ -1096,8 +1096,8 @@ def add_group(
 ) -> None:
     """totals += scales * (256 * high + low), for `count` pairs of rows of sums, (high, low).
 
-    totals float32 (., 64); sums int32 (., 64) from `top` on; scales[group] from `column` on. In compiled loops machine code stands in
-    its place.
+    totals float32 (., 64); sums int32 (., 64) from `top` on; scales[group] from `column` on.
+    In compiled loops machine code stands in its place.
     """
     ### BEGIN SOLUTION
     pairs = sums[top : top + 2 * count].reshape(count, 2, PANEL)
@@ -1566,8 +1566,8 @@ class Int8Linear(OnKernels):
     """A Linear that multiplies integers: float rows in, float rows out.
 
     `weight` is int8 (in_features, out_features) with one scale and zero point, or one a column.
-    `input_grid` is (scale, zero_point, lowest, highest) of the input's bytes, 0 to 255; without one,
-    each row of each call gets the grid that covers its values and 0.
+    `input_grid` is (scale, zero_point, lowest, highest) of the input's bytes, 0 to 255; without
+    one, each row of each call gets the grid that covers its values and 0.
     """
 
     def __init__(
@@ -1597,7 +1597,7 @@ class Int8Linear(OnKernels):
         panels, work = self.panels.data, len(x) * self.panels.size
         q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
         grids = np.empty((len(x), 3), np.float32)
-        self.quantize(kernel, work, x, q, grids)
+        self.quantize(work, x, q, grids)
         return self.multiply_bytes(kernel, work, q, grids, np.float32)
 
     def multiply_bytes(
@@ -1626,9 +1626,11 @@ class Int8Linear(OnKernels):
         grids[:, 2] = rows[:, : self.in_features].sum(axis=1)
         return self.multiply_bytes(kernel, len(q) * panels.size, rows, grids, np.int32)
 
-    def quantize(self, kernel: str, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray):
+    def quantize(self, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray) -> None:
         """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""
-        if run(quantize_rows, kernel, work, x, q, grids, self.input_grid, q.dtype == np.float32):
+        back = q.dtype == np.float32
+        # no tile in it: one machine code serves all kernels
+        if run(quantize_rows, "generic", work, x, q, grids, self.input_grid, back):
             finite(x, f"{self.name}.input")
 
     def multiply_carried(self, x: np.ndarray) -> np.ndarray:
@@ -1639,7 +1641,7 @@ class Int8Linear(OnKernels):
             rounded = rounded_rows(x, self.input_grid)
         else:
             rounded, grids = np.empty_like(x), np.empty((len(x), 3), np.float32)
-            self.quantize(int8_kernel(), x.size, x, rounded, grids)
+            self.quantize(x.size, x, rounded, grids)
         y = rounded @ self.carried_weight
         y += self.scales.data[1, : self.out_features]
         return np.maximum(y, 0, out=y) if self.relu else y
