@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 
 os.environ["NUMBA_NUM_THREADS"] = THREADS
+os.environ["OMP_WAIT_POLICY"] = "passive"  # nobody's idle threads spin where others work
 
 import numpy as np
 
@@ -39,6 +40,7 @@ NO_VNNI = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
 CELLS = [(size, batch) for size in (1024, 4096) for batch in (1, 32, 256)]
 FASTER = {(1024, 1): 3.0, (1024, 32): 6.0, (1024, 256): 3.5}  # than our own FP32 Linear
 PEER = 1 / 0.95  # of ONNX Runtime's time
+NOISE = 1.05  # what two measurements of the same may differ by
 
 
 def error(y, exact) -> float:
@@ -77,6 +79,7 @@ def onnx_session(layer: QuantizedLinear):
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = int(THREADS), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     where = ["CPUExecutionProvider"]
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=where)
 
@@ -158,7 +161,7 @@ def without_vnni(seconds: float) -> list[Row]:
     """Where integers lose: never slower than FP32, on a CPU of 2013."""
     cells = [cell for cell in CELLS if cell[0] == 1024]
     rows = compare(cells, seconds, peers=False)
-    return [Row(row.name, row.medians, 1.05, notes=row.notes) for row in rows]
+    return [Row(row.name, row.medians, NOISE, notes=row.notes) for row in rows]
 
 
 def measure(part: str, quick: bool) -> dict[str, list[Row]]:

@@ -36,8 +36,8 @@ import itertools
 import math
 import os
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType
 from typing import Any
 
@@ -1217,18 +1217,17 @@ What is left is ordinary loops: Numba compiles them, and the calls of `add_tile`
 TILES = {"amx": AmxTile, "vnni": VnniTile, "generic": RegisterTile}
 TILE_ROWS, BLOCK = 6, 128  # rows of a tile; quads after which the next rows have their turn
 SIZES = {"amx": (32, 512), "vnni": (TILE_ROWS, BLOCK), "generic": (TILE_ROWS, BLOCK)}
-THREAD_WORK = 2**22  # products below which starting threads costs more than they gain
-LOCK = threading.Lock()  # Numba's simplest pool of threads may serve one caller at a time
-prange = range
+THREAD_WORK = 2**26  # products below which a second thread costs more than it gains
+READING = 16  # products that take as long as reading a weight
 
 
 @functools.cache
-def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
+def compiled(loop: Callable, kernel: str) -> Callable:
     """A loop as machine code: the same source, in which a few names mean something faster.
 
-    `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes,
-    and where `parallel`, `prange` is Numba's. Machine code is kept on disk: beside the file, or
-    where that can't be written, in NUMBA_CACHE_DIR or the user's cache folder.
+    `add_tile`, `finish_tile` and `add_group` become micro-kernels, TILE_ROWS and BLOCK their sizes.
+    Machine code is kept on disk: beside the file, or where that can't be written, in
+    NUMBA_CACHE_DIR or the user's cache folder.
     """
     import numba
 
@@ -1236,14 +1235,12 @@ def compiled(loop: Callable, kernel: str, parallel: bool) -> Callable:
     names: dict[str, Any] = {"TILE_ROWS": rows, "BLOCK": block}
     for emitter in (TILES[kernel], Finisher, GroupAdder):
         names[emitter.meaning.__name__] = as_intrinsic(emitter)
-    if parallel:
-        names["prange"] = numba.prange
-    name = f"{loop.__name__}_{kernel}" + "_parallel" * parallel  # each has a file in the cache
+    name = f"{loop.__name__}_{kernel}"  # each has a file in the cache
     renamed = FunctionType(loop.__code__, {**loop.__globals__, **names}, name)
     renamed.__qualname__ = name
     announce_compiling()
     flags = {"fastmath": {"nnan", "nsz"}, "error_model": "numpy"}  # what comes here is finite
-    options: Any = {"nogil": True, "parallel": parallel, **flags}
+    options: Any = {"nogil": True, **flags}
     try:
         return numba.njit(renamed, cache=True, **options)
     except RuntimeError:  # a cell of a notebook has no file that a cache could lie beside
@@ -1295,31 +1292,40 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.ndarray(shape, dtype, raw, -raw.__array_interface__["data"][0] % 64)
 
 
-def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> Any:
-    """Call a loop as machine code, in as many parts as Numba has threads if the work is worth it.
+def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> bool:
+    """Call a loop as machine code; all at once, or in parts by as many threads as Numba has.
 
-    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many.
+    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many; `work` is counted in products. Returns
+    whether any part returned something.
     """
     import numba
 
+    code = compiled(loop, kernel)
     threads = numba.get_num_threads() if work >= THREAD_WORK else 1
     if threads == 1:
-        return compiled(loop, kernel, False)(*arguments, 1)
-    with LOCK:
-        return compiled(loop, kernel, True)(*arguments, threads)
+        return bool(code(*arguments, 0, 1))
+    submit = pool(os.getpid(), threads).submit
+    others = [submit(code, *arguments, part, threads) for part in range(1, threads)]
+    return any([code(*arguments, 0, threads), *(other.result() for other in others)])
+
+
+@functools.cache
+def pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: machine code runs in them without Python's lock."""
+    return ThreadPoolExecutor(threads - 1, "tinytorch-kernels")
 
 
 # %% [markdown]
 r"""
 `quantize_rows` makes bytes of rows. `multiply_rows` goes through panels and rows: `BLOCK` quads of a panel, which stay in a cache, meet all rows before the next quads come. It finishes each tile while its sums are still at hand: floats in, floats out, each touched once.
 
-Both loops go over `parts`: with `prange` each part is a thread.
+Each call does one `part` of several: `run` gives every part to a thread. Machine code needs no lock of Python's, so threads really run side by side.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantize-rows", "locked": true, "solution": false}
 #| exporti
-def quantize_rows(x, q, grids, grid, back, parts):
+def quantize_rows(x, q, grids, grid, back, part, parts):
     """Rows of x as bytes q = clip(rint(x / scale) + zero_point, lowest, highest).
 
     grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row the grid that covers
@@ -1331,37 +1337,36 @@ def quantize_rows(x, q, grids, grid, back, parts):
     """
     bits, broken = x.view(np.int32), 0
     lowest, highest = np.float32(grid[2]), np.float32(grid[3])
-    for part in prange(parts):
-        edge_bits = np.empty(2, np.int32)
-        edges = edge_bits.view(np.float32)
-        for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
-            low, high = np.int32(0), np.int32(0)
-            for k in range(x.shape[1]):
-                key = np.int32(bits[row, k] ^ (bits[row, k] >> 31 & 0x7FFFFFFF))
-                low, high = min(low, key), max(high, key)
-            if high >= INFINITE or low < -INFINITE:
-                broken += 1
-                continue
-            scale, zero_point = grid[0], np.float32(grid[1])
-            if scale == 0:
-                edge_bits[0], edge_bits[1] = low ^ (low >> 31 & 0x7FFFFFFF), high
-                smallest, largest = np.float64(edges[0]), np.float64(edges[1])
-                scale = (largest - smallest) / (highest - lowest)
-                scale = scale if scale > SMALLEST else 1.0
-                zero_point = np.float32(np.rint(lowest - smallest / scale))
-            inverse, total = np.float32(1 / scale), np.int32(0)
-            for k in range(x.shape[1]):
-                mark = np.rint(x[row, k] * inverse) + zero_point
-                mark = min(max(mark, lowest), highest)
-                q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
-                total = np.int32(total + np.int32(mark))
-            grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
+    edge_bits = np.empty(2, np.int32)
+    edges = edge_bits.view(np.float32)
+    for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
+        low, high = np.int32(0), np.int32(0)
+        for k in range(x.shape[1]):
+            key = np.int32(bits[row, k] ^ (bits[row, k] >> 31 & 0x7FFFFFFF))
+            low, high = min(low, key), max(high, key)
+        if high >= INFINITE or low < -INFINITE:
+            broken += 1
+            continue
+        scale, zero_point = grid[0], np.float32(grid[1])
+        if scale == 0:
+            edge_bits[0], edge_bits[1] = low ^ (low >> 31 & 0x7FFFFFFF), high
+            smallest, largest = np.float64(edges[0]), np.float64(edges[1])
+            scale = (largest - smallest) / (highest - lowest)
+            scale = scale if scale > SMALLEST else 1.0
+            zero_point = np.float32(np.rint(lowest - smallest / scale))
+        inverse, total = np.float32(1 / scale), np.int32(0)
+        for k in range(x.shape[1]):
+            mark = np.rint(x[row, k] * inverse) + zero_point
+            mark = min(max(mark, lowest), highest)
+            q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
+            total = np.int32(total + np.int32(mark))
+        grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
     return broken
 
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-rows", "locked": true, "solution": false}
 #| exporti
-def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
+def multiply_rows(q, grids, panels, columns, scales, relu, y, part, parts):
     """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU: `finish_tile`.
 
     A task is a panel and up to 256 rows: blocks of K that stay in the cache, tiles of about equal
@@ -1370,24 +1375,23 @@ def multiply_rows(q, grids, panels, columns, scales, relu, y, parts):
     floor = np.float32(0.0 if relu else -np.inf)
     blocks = (len(y) + 255) // 256
     tasks = len(panels) * blocks
-    for part in prange(parts):
-        raw = np.empty(257 * 64, np.int32)
-        start = -raw.ctypes.data % 64 // 4  # sums begin with a cache line
-        sums = raw[start : start + 256 * 64].reshape(256, 64)
-        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
-            panel, block = task // blocks, task % blocks
-            row = block * len(y) // blocks
-            count = (block + 1) * len(y) // blocks - row
-            tiles = (count + TILE_ROWS - 1) // TILE_ROWS
-            for first in range(0, panels.shape[1], BLOCK):
-                last = min(first + BLOCK, panels.shape[1])
-                for tile in range(tiles):
-                    top, end = tile * count // tiles, (tile + 1) * count // tiles
-                    place = row + top, end - top, panels, panel, first, last
-                    add_tile(sums, top, q, *place, first == 0, tile == 0)
-                    if last == panels.shape[1]:
-                        part_of_sums, n = (sums, top, end - top), 64 * panel
-                        finish_tile(y, row + top, n, *part_of_sums, grids, columns, scales, floor)
+    raw = np.empty(257 * 64, np.int32)
+    start = -raw.ctypes.data % 64 // 4  # sums begin with a cache line
+    sums = raw[start : start + 256 * 64].reshape(256, 64)
+    for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+        panel, block = task // blocks, task % blocks
+        row = block * len(y) // blocks
+        count = (block + 1) * len(y) // blocks - row
+        tiles = (count + TILE_ROWS - 1) // TILE_ROWS
+        for first in range(0, panels.shape[1], BLOCK):
+            last = min(first + BLOCK, panels.shape[1])
+            for tile in range(tiles):
+                top, end = tile * count // tiles, (tile + 1) * count // tiles
+                place = row + top, end - top, panels, panel, first, last
+                add_tile(sums, top, q, *place, first == 0, tile == 0)
+                if last == panels.shape[1]:
+                    part_of_sums, n = (sums, top, end - top), 64 * panel
+                    finish_tile(y, row + top, n, *part_of_sums, grids, columns, scales, floor)
 
 
 # %%
@@ -1395,9 +1399,9 @@ def product(kernel: str, x: np.ndarray, panels: np.ndarray, n: int) -> np.ndarra
     """x @ weight on bytes, by one kernel; the parts that `Int8Linear` puts together further below."""
     q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)
     grids, y = np.empty((len(x), 3), np.float32), np.empty((len(x), n), np.float32)
-    compiled(quantize_rows, kernel, False)(x, q, grids, np.array(DYNAMIC, float), False, 1)
+    compiled(quantize_rows, kernel)(x, q, grids, np.array(DYNAMIC, float), False, 0, 1)
     tables = grids, panels, *weight_tables
-    compiled(multiply_rows, kernel, False)(q, *tables, False, y, 1)
+    compiled(multiply_rows, kernel)(q, *tables, False, y, 0, 1)
     return y
 
 
@@ -1423,7 +1427,7 @@ For **weights alone** in few bits, x keeps 16 bits: `split_rows` makes two rows 
 
 # %% nbgrader={"grade": false, "grade_id": "split-rows", "locked": true, "solution": false}
 #| exporti
-def split_rows(x, digits, scales, group, parts):
+def split_rows(x, digits, scales, group, part, parts):
     """Rows of x as 16-bit numbers u = rint(x / scale) + 32768, in two rows of bytes each.
 
     digits[2 row] holds u // 256, digits[2 row + 1] the rest; groups of K begin at multiples of 8.
@@ -1431,33 +1435,32 @@ def split_rows(x, digits, scales, group, parts):
     """
     bits, broken = x.view(np.int32), 0
     width = (group + 7) // 8 * 8
-    for part in prange(parts):
-        edge_bits = np.empty(1, np.int32)
-        edge = edge_bits.view(np.float32)
-        for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
-            high = np.int32(0)
-            for k in range(x.shape[1]):
-                high = max(high, np.int32(bits[row, k] & 0x7FFFFFFF))
-            if high >= INFINITE:
-                broken += 1
-                continue
-            edge_bits[0] = high
-            scale = np.float64(edge[0]) / 32767
-            scale = scale if scale > SMALLEST else np.float64(1)
-            inverse = np.float32(1 / scale)
-            for g in range(x.shape[1] // group):
-                for k in range(group):
-                    u = np.int32(np.rint(x[row, np.uintp(g * group + k)] * inverse)) + 32768
-                    place = np.uintp(g * width + k)
-                    digits[2 * row, place] = u >> 8
-                    digits[2 * row + 1, place] = u & 255
-            scales[row, 0] = scale
+    edge_bits = np.empty(1, np.int32)
+    edge = edge_bits.view(np.float32)
+    for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
+        high = np.int32(0)
+        for k in range(x.shape[1]):
+            high = max(high, np.int32(bits[row, k] & 0x7FFFFFFF))
+        if high >= INFINITE:
+            broken += 1
+            continue
+        edge_bits[0] = high
+        scale = np.float64(edge[0]) / 32767
+        scale = scale if scale > SMALLEST else np.float64(1)
+        inverse = np.float32(1 / scale)
+        for g in range(x.shape[1] // group):
+            for k in range(group):
+                u = np.int32(np.rint(x[row, np.uintp(g * group + k)] * inverse)) + 32768
+                place = np.uintp(g * width + k)
+                digits[2 * row, place] = u >> 8
+                digits[2 * row + 1, place] = u & 255
+        scales[row, 0] = scale
     return broken
 
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-groups", "locked": true, "solution": false}
 #| exporti
-def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts):
+def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, part, parts):
     """y = row_scale * (u - 32768) @ (scales * weight) + bias, where each group has its scales.
 
     `quads` of K make a group; columns float32 (2, N): sums of scales * weight, and the bias. Three
@@ -1465,24 +1468,23 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, parts
     """
     blocks = (len(y) + 2) // 3
     tasks = len(panels) * blocks
-    for part in prange(parts):
-        sums, totals = np.empty((6, 64), np.int32), np.empty((3, 64), np.float32)
-        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
-            panel, block = task // blocks, task % blocks
-            start, row = 64 * panel, block * len(y) // blocks
-            count = (block + 1) * len(y) // blocks - row
-            totals[:] = 0
-            for g in range(len(scales)):
-                first, last = g * quads, (g + 1) * quads
-                place = 2 * row, 2 * count, panels, panel, first, last
-                add_tile(sums, 0, digits, *place, True, block == 0)
-                add_group(totals, sums, 0, count, scales, g, start)
-            for i in range(count):
-                scale = row_scales[row + i, 0]
-                for j in range(min(64, y.shape[1] - start)):
-                    n = np.uintp(start + j)
-                    value = totals[i, j] - np.float32(32768) * columns[0, n]
-                    y[row + i, n] = value * scale + columns[1, n]
+    sums, totals = np.empty((6, 64), np.int32), np.empty((3, 64), np.float32)
+    for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+        panel, block = task // blocks, task % blocks
+        start, row = 64 * panel, block * len(y) // blocks
+        count = (block + 1) * len(y) // blocks - row
+        totals[:] = 0
+        for g in range(len(scales)):
+            first, last = g * quads, (g + 1) * quads
+            place = 2 * row, 2 * count, panels, panel, first, last
+            add_tile(sums, 0, digits, *place, True, block == 0)
+            add_group(totals, sums, 0, count, scales, g, start)
+        for i in range(count):
+            scale = row_scales[row + i, 0]
+            for j in range(min(64, y.shape[1] - start)):
+                n = np.uintp(start + j)
+                value = totals[i, j] - np.float32(32768) * columns[0, n]
+                y[row + i, n] = value * scale + columns[1, n]
 
 
 # %% [markdown]
@@ -1594,7 +1596,7 @@ class Int8Linear(OnKernels):
         kernel = self.kernel(len(x), self.in_features)
         if kernel == "float32":
             return self.multiply_carried(x)
-        panels, work = self.panels.data, len(x) * self.panels.size
+        panels, work = self.panels.data, (len(x) + READING) * self.panels.size
         q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)  # 64: not all in one cache set
         grids = np.empty((len(x), 3), np.float32)
         self.quantize(work, x, q, grids)
@@ -1624,7 +1626,8 @@ class Int8Linear(OnKernels):
         grids = np.ones((len(q), 3), np.float32)
         grids[:, 1] = zero_point + 128
         grids[:, 2] = rows[:, : self.in_features].sum(axis=1)
-        return self.multiply_bytes(kernel, len(q) * panels.size, rows, grids, np.int32)
+        work = (len(q) + READING) * panels.size
+        return self.multiply_bytes(kernel, work, rows, grids, np.int32)
 
     def quantize(self, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray) -> None:
         """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""
@@ -1705,7 +1708,7 @@ class WeightOnlyLinear(OnKernels):
         width = self.group_size + -self.group_size % 8
         digits = aligned((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
         row_scales = np.empty((len(x), 1), np.float32)
-        work = len(x) * self.in_features * self.out_features
+        work = (len(x) + READING) * self.in_features * self.out_features
         if run(split_rows, kernel, work, x, digits, row_scales, self.group_size):
             finite(x, f"{self.name}.input")
         y = np.empty((len(x), self.out_features), np.float32)

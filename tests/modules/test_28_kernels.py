@@ -29,7 +29,6 @@ from tinytorch.optimization.kernels import (
     offered_kernels,
     pack_nibbles,
     pack_panels,
-    prange,
     rounded_rows,
     sixteenfold,
     target_features,
@@ -174,15 +173,15 @@ def test_nibbles_in_place_count_sixteenfold():
 
 
 # --- micro-kernels against their meaning ---
-def one_tile(sums, top, rows, row, count, panels, panel, first, last, fresh, parts):
+def one_tile(sums, top, rows, row, count, panels, panel, first, last, fresh, part, parts):
     add_tile(sums, top, rows, row, count, panels, panel, first, last, fresh, True)
 
 
-def one_finish(y, row, column, sums, top, count, grids, columns, scales, floor, parts):
+def one_finish(y, row, column, sums, top, count, grids, columns, scales, floor, part, parts):
     finish_tile(y, row, column, sums, top, count, grids, columns, scales, floor)
 
 
-def one_group(totals, sums, top, count, scales, group, column, parts):
+def one_group(totals, sums, top, count, scales, group, column, part, parts):
     add_group(totals, sums, top, count, scales, group, column)
 
 
@@ -199,7 +198,7 @@ def test_tiles_are_exact(name, nibbles, extreme):
         rows[:], weight[:] = 255, -8 if nibbles else -128
     panels = pack_panels(weight)
     panels = pack_nibbles(panels) if nibbles else panels
-    tile = compiled(one_tile, name, False)
+    tile = compiled(one_tile, name)
     for count in sorted({1, 2, 3, 4, 5, 6, 15, 16, 17, tallest} & set(range(1, tallest + 1))):
         for first, last in ((0, quads), (16, 32), (32, 64)):
             for fresh in (True, False):
@@ -212,7 +211,7 @@ def test_tiles_are_exact(name, nibbles, extreme):
                 meant = sums.copy()
                 place = 3, rows, 7, count, panels, 1, first, last, fresh
                 add_tile(meant, *place, False)
-                tile(sums, *place, 1)
+                tile(sums, *place, 0, 1)
                 np.testing.assert_array_equal(sums, expected)
                 np.testing.assert_array_equal(meant, expected)
 
@@ -230,7 +229,7 @@ def test_finishing_means_what_numpy_says(name, width):
             place = 2, column, sums, 4, 3
             tables = np.pad(grids, ((2, 0), (0, 0))), columns, scales, floor
             finish_tile(meant, *place, *tables)
-            compiled(one_finish, name, False)(got, *place, *tables, 1)
+            compiled(one_finish, name)(got, *place, *tables, 0, 1)
         np.testing.assert_array_equal(got, meant)
         exact = sums[4:7, 9] - grids[:, 1] * columns[0, 9] - grids[:, 2] * columns[1, 9]
         exact = np.maximum(exact * grids[:, 0] * scales[0, 9] + scales[1, 9], floor)
@@ -243,7 +242,7 @@ def test_adding_groups_means_what_numpy_says(name):
     totals = normal(3, 64)
     meant, got = totals.copy(), totals.copy()
     add_group(meant, sums, 2, 3, scales, 4, 128)
-    compiled(one_group, name, False)(got, sums, 2, 3, scales, 4, 128, 1)
+    compiled(one_group, name)(got, sums, 2, 3, scales, 4, 128, 0, 1)
     np.testing.assert_array_equal(got, meant)
     exact = totals[1] + (256.0 * sums[4] + sums[5]) * scales[4, 128:]
     np.testing.assert_allclose(meant[1], exact, rtol=1e-6)
@@ -253,15 +252,16 @@ def test_loops_run_in_python_too():
     x, weight = normal(5, 20), int8(20, 70)
     panels, y = pack_panels(weight), np.empty((5, 70), np.float32)
     q, grids = np.empty((5, 4 * panels.shape[1]), np.uint8), np.empty((5, 3), np.float32)
-    kernels.quantize_rows(x, q, grids, np.array(kernels.DYNAMIC, float), False, 2)
+    for part in range(2):
+        kernels.quantize_rows(x, q, grids, np.array(kernels.DYNAMIC, float), False, part, 2)
     columns = np.zeros((2, 128), np.int32)
     columns[0, :70] = weight.sum(axis=0, dtype=np.int32)
     scales = np.stack([np.ones(128), np.zeros(128)]).astype(np.float32)
-    kernels.multiply_rows(q, grids, panels, columns, scales, False, y, 2)
+    for part in range(2):
+        kernels.multiply_rows(q, grids, panels, columns, scales, False, y, part, 2)
     np.testing.assert_allclose(
         y, rounded_rows(x, kernels.DYNAMIC) @ weight.astype(float), 1e-4, 1e-3
     )
-    assert prange is range
 
 
 def test_aligned_arrays_begin_with_a_cache_line():
