@@ -1295,8 +1295,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> bool:
     """Call a loop as machine code; all at once, or in parts by as many threads as Numba has.
 
-    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many; `work` is counted in products. Returns
-    whether any part returned something.
+    `numba.set_num_threads` or NUMBA_NUM_THREADS say how many; `work` is counted in products.
+    Returns whether any part returned something.
     """
     import numba
 
