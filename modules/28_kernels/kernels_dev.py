@@ -38,6 +38,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 from types import FunctionType
 from typing import Any
 
@@ -1041,10 +1042,12 @@ class AmxTile(Emitter):
                 place = "panels", value["panel"], quad, 32 * half + 16 * i, 0
                 self.move("tileloadd64", 6 + i, *place)
             with builder.if_then(value["ahead"]):
-                for i, line in itertools.product(range(16), range(2)):
-                    later = builder.add(quad, self.number(32 + i))
-                    place = "panels", value["panel"], later, 32 * half + 16 * line, 0
-                    self.prefetch(self.place(*place))
+                later = builder.add(quad, self.number(32))
+                with self.cgutils.for_range(builder, self.number(16)) as loop:
+                    row = builder.add(later, loop.index)
+                    for i in (0, 1):
+                        place = "panels", value["panel"], row, 32 * half + 16 * i, 0
+                        self.prefetch(self.place(*place))
             for block in range(blocks):
                 column = builder.shl(quad, self.number(2))
                 self.move("tileloadd64", 4 + block, "rows", self.row("row", block), column)
@@ -1292,6 +1295,15 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.ndarray(shape, dtype, raw, -raw.__array_interface__["data"][0] % 64)
 
 
+@functools.cache
+def scratch(thread: int) -> np.ndarray:
+    """The sums that the calls of one thread work on: 256 rows for each thread that helps it."""
+    import numba
+
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return aligned((256 * most, PANEL), np.int32)
+
+
 def run(loop: Callable, kernel: str, work: int, *arguments: Any) -> bool:
     """Call a loop as machine code; all at once, or in parts by as many threads as Numba has.
 
@@ -1325,39 +1337,39 @@ Each call does one `part` of several: `run` gives every part to a thread. Machin
 
 # %% nbgrader={"grade": false, "grade_id": "quantize-rows", "locked": true, "solution": false}
 #| exporti
-def quantize_rows(x, q, grids, grid, back, part, parts):
+def quantize_rows(x, bits, q, grids, grid_bits, grid, back, part, parts):
     """Rows of x as bytes q = clip(rint(x / scale) + zero_point, lowest, highest).
 
     grid = (scale, zero_point, lowest, highest); a scale of 0 gives each row the grid that covers
     its own values and 0. grids[row] = (scale, zero_point, sum of its bytes). With `back`, q is what
     the bytes stand for, in floats. Returns how many rows hold NaN or infinity: they are left out.
 
-    If the bits of negative numbers are flipped, integers order as floats do, with infinity and NaN
-    outermost: one pass over the bits finds the range, and whether it is finite.
+    `bits` and `grid_bits` are x and grids as int32. If the bits of negative numbers are flipped,
+    integers order as floats do, with infinity and NaN outermost: one pass over the bits finds the
+    range, and whether it is finite.
     """
-    bits, broken = x.view(np.int32), 0
-    lowest, highest = np.float32(grid[2]), np.float32(grid[3])
-    edge_bits = np.empty(2, np.int32)
-    edges = edge_bits.view(np.float32)
+    lowest, highest, broken = np.float32(grid[2]), np.float32(grid[3]), 0
     for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
         low, high = np.int32(0), np.int32(0)
         for k in range(x.shape[1]):
             key = np.int32(bits[row, k] ^ (bits[row, k] >> 31 & 0x7FFFFFFF))
-            low, high = min(low, key), max(high, key)
+            low = key if key < low else low
+            high = key if key > high else high
         if high >= INFINITE or low < -INFINITE:
             broken += 1
             continue
         scale, zero_point = grid[0], np.float32(grid[1])
         if scale == 0:
-            edge_bits[0], edge_bits[1] = low ^ (low >> 31 & 0x7FFFFFFF), high
-            smallest, largest = np.float64(edges[0]), np.float64(edges[1])
+            grid_bits[row, 0], grid_bits[row, 1] = low ^ (low >> 31 & 0x7FFFFFFF), high
+            smallest, largest = np.float64(grids[row, 0]), np.float64(grids[row, 1])
             scale = (largest - smallest) / (highest - lowest)
             scale = scale if scale > SMALLEST else 1.0
             zero_point = np.float32(np.rint(lowest - smallest / scale))
         inverse, total = np.float32(1 / scale), np.int32(0)
         for k in range(x.shape[1]):
             mark = np.rint(x[row, k] * inverse) + zero_point
-            mark = min(max(mark, lowest), highest)
+            mark = mark if mark > lowest else lowest
+            mark = mark if mark < highest else highest
             q[row, k] = (mark - zero_point) * np.float32(scale) if back else mark
             total = np.int32(total + np.int32(mark))
         grids[row, 0], grids[row, 1], grids[row, 2] = scale, zero_point, total
@@ -1366,31 +1378,28 @@ def quantize_rows(x, q, grids, grid, back, part, parts):
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-rows", "locked": true, "solution": false}
 #| exporti
-def multiply_rows(q, grids, panels, columns, scales, relu, y, part, parts):
+def multiply_rows(q, grids, panels, columns, scales, relu, sums, y, part, parts):
     """y = scales * ((q - zero_point) @ (weight - its zero points)) + bias, and ReLU: `finish_tile`.
 
     A task is a panel and up to 256 rows: blocks of K that stay in the cache, tiles of about equal
-    height, each finished with its last block.
+    height, each finished with its last block. Each part has 256 rows of `sums` for itself.
     """
-    floor = np.float32(0.0 if relu else -np.inf)
+    base, floor = 256 * part, np.float32(0.0 if relu else -np.inf)
     blocks = (len(y) + 255) // 256
     tasks = len(panels) * blocks
-    raw = np.empty(257 * 64, np.int32)
-    start = -raw.ctypes.data % 64 // 4  # sums begin with a cache line
-    sums = raw[start : start + 256 * 64].reshape(256, 64)
     for task in range(part * tasks // parts, (part + 1) * tasks // parts):
         panel, block = task // blocks, task % blocks
         row = block * len(y) // blocks
         count = (block + 1) * len(y) // blocks - row
         tiles = (count + TILE_ROWS - 1) // TILE_ROWS
         for first in range(0, panels.shape[1], BLOCK):
-            last = min(first + BLOCK, panels.shape[1])
+            last = first + BLOCK if first + BLOCK < panels.shape[1] else panels.shape[1]
             for tile in range(tiles):
                 top, end = tile * count // tiles, (tile + 1) * count // tiles
                 place = row + top, end - top, panels, panel, first, last
-                add_tile(sums, top, q, *place, first == 0, tile == 0)
+                add_tile(sums, base + top, q, *place, first == 0, tile == 0)
                 if last == panels.shape[1]:
-                    part_of_sums, n = (sums, top, end - top), 64 * panel
+                    part_of_sums, n = (sums, base + top, end - top), 64 * panel
                     finish_tile(y, row + top, n, *part_of_sums, grids, columns, scales, floor)
 
 
@@ -1399,9 +1408,10 @@ def product(kernel: str, x: np.ndarray, panels: np.ndarray, n: int) -> np.ndarra
     """x @ weight on bytes, by one kernel; the parts that `Int8Linear` puts together further below."""
     q = aligned((len(x), 4 * panels.shape[1] + 64), np.uint8)
     grids, y = np.empty((len(x), 3), np.float32), np.empty((len(x), n), np.float32)
-    compiled(quantize_rows, kernel)(x, q, grids, np.array(DYNAMIC, float), False, 0, 1)
+    bits = x.view(np.int32), q, grids, grids.view(np.int32)
+    compiled(quantize_rows, "generic")(x, *bits, np.array(DYNAMIC, float), False, 0, 1)
     tables = grids, panels, *weight_tables
-    compiled(multiply_rows, kernel)(q, *tables, False, y, 0, 1)
+    compiled(multiply_rows, kernel)(q, *tables, False, aligned((256, 64), np.int32), y, 0, 1)
     return y
 
 
@@ -1427,25 +1437,24 @@ For **weights alone** in few bits, x keeps 16 bits: `split_rows` makes two rows 
 
 # %% nbgrader={"grade": false, "grade_id": "split-rows", "locked": true, "solution": false}
 #| exporti
-def split_rows(x, digits, scales, group, part, parts):
+def split_rows(x, bits, digits, scales, scale_bits, group, part, parts):
     """Rows of x as 16-bit numbers u = rint(x / scale) + 32768, in two rows of bytes each.
 
     digits[2 row] holds u // 256, digits[2 row + 1] the rest; groups of K begin at multiples of 8.
-    scales float32 (rows, 1). Returns how many rows hold NaN or infinity: they are left out.
+    scales float32 (rows, 1); `bits` and `scale_bits` are x and scales as int32. Returns how many
+    rows hold NaN or infinity: they are left out.
     """
-    bits, broken = x.view(np.int32), 0
-    width = (group + 7) // 8 * 8
-    edge_bits = np.empty(1, np.int32)
-    edge = edge_bits.view(np.float32)
+    width, broken = (group + 7) // 8 * 8, 0
     for row in range(part * len(x) // parts, (part + 1) * len(x) // parts):
         high = np.int32(0)
         for k in range(x.shape[1]):
-            high = max(high, np.int32(bits[row, k] & 0x7FFFFFFF))
+            size = np.int32(bits[row, k] & 0x7FFFFFFF)
+            high = size if size > high else high
         if high >= INFINITE:
             broken += 1
             continue
-        edge_bits[0] = high
-        scale = np.float64(edge[0]) / 32767
+        scale_bits[row, 0] = high
+        scale = np.float64(scales[row, 0]) / 32767
         scale = scale if scale > SMALLEST else np.float64(1)
         inverse = np.float32(1 / scale)
         for g in range(x.shape[1] // group):
@@ -1460,7 +1469,7 @@ def split_rows(x, digits, scales, group, part, parts):
 
 # %% nbgrader={"grade": false, "grade_id": "multiply-groups", "locked": true, "solution": false}
 #| exporti
-def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, part, parts):
+def multiply_groups(digits, row_scales, panels, scales, columns, quads, sums, y, part, parts):
     """y = row_scale * (u - 32768) @ (scales * weight) + bias, where each group has its scales.
 
     `quads` of K make a group; columns float32 (2, N): sums of scales * weight, and the bias. Three
@@ -1468,7 +1477,7 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, part,
     """
     blocks = (len(y) + 2) // 3
     tasks = len(panels) * blocks
-    sums, totals = np.empty((6, 64), np.int32), np.empty((3, 64), np.float32)
+    base, totals = 256 * part, np.empty((3, 64), np.float32)
     for task in range(part * tasks // parts, (part + 1) * tasks // parts):
         panel, block = task // blocks, task % blocks
         start, row = 64 * panel, block * len(y) // blocks
@@ -1477,8 +1486,8 @@ def multiply_groups(digits, row_scales, panels, scales, columns, quads, y, part,
         for g in range(len(scales)):
             first, last = g * quads, (g + 1) * quads
             place = 2 * row, 2 * count, panels, panel, first, last
-            add_tile(sums, 0, digits, *place, True, block == 0)
-            add_group(totals, sums, 0, count, scales, g, start)
+            add_tile(sums, base, digits, *place, True, block == 0)
+            add_group(totals, sums, base, count, scales, g, start)
         for i in range(count):
             scale = row_scales[row + i, 0]
             for j in range(min(64, y.shape[1] - start)):
@@ -1608,7 +1617,7 @@ class Int8Linear(OnKernels):
         """Rows of bytes times the weight: floats, or in int32 the exact sums."""
         y = np.empty((len(q), self.out_features), dtype)
         tables = self.panels.data, self.columns.data, self.scales.data
-        run(multiply_rows, kernel, work, q, grids, *tables, self.relu, y)
+        run(multiply_rows, kernel, work, q, grids, *tables, self.relu, scratch(get_ident()), y)
         return y
 
     def sums(self, q: np.ndarray, zero_point: int = 0) -> np.ndarray:
@@ -1631,9 +1640,9 @@ class Int8Linear(OnKernels):
 
     def quantize(self, work: int, x: np.ndarray, q: np.ndarray, grids: np.ndarray) -> None:
         """Rows as bytes, or as the floats that these stand for; ValueError for NaN and infinity."""
-        back = q.dtype == np.float32
+        arrays = x, x.view(np.int32), q, grids, grids.view(np.int32), self.input_grid
         # no tile in it: one machine code serves all kernels
-        if run(quantize_rows, "generic", work, x, q, grids, self.input_grid, back):
+        if run(quantize_rows, "generic", work, *arrays, q.dtype == np.float32):
             finite(x, f"{self.name}.input")
 
     def multiply_carried(self, x: np.ndarray) -> np.ndarray:
@@ -1709,11 +1718,13 @@ class WeightOnlyLinear(OnKernels):
         digits = aligned((2 * len(x), width * len(self.scales.data) + 64), np.uint8)
         row_scales = np.empty((len(x), 1), np.float32)
         work = (len(x) + READING) * self.in_features * self.out_features
-        if run(split_rows, kernel, work, x, digits, row_scales, self.group_size):
+        arrays = x, x.view(np.int32), digits, row_scales, row_scales.view(np.int32)
+        if run(split_rows, "generic", work, *arrays, self.group_size):
             finite(x, f"{self.name}.input")
         y = np.empty((len(x), self.out_features), np.float32)
         tables = self.panels.data, self.scales.data, self.columns.data
-        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, y)
+        sums = scratch(get_ident())
+        run(multiply_groups, kernel, work, digits, row_scales, *tables, width // 4, sums, y)
         return y
 
     @functools.cached_property

@@ -253,12 +253,14 @@ def test_loops_run_in_python_too():
     panels, y = pack_panels(weight), np.empty((5, 70), np.float32)
     q, grids = np.empty((5, 4 * panels.shape[1]), np.uint8), np.empty((5, 3), np.float32)
     for part in range(2):
-        kernels.quantize_rows(x, q, grids, np.array(kernels.DYNAMIC, float), False, part, 2)
+        bits = x.view(np.int32), q, grids, grids.view(np.int32)
+        kernels.quantize_rows(x, *bits, np.array(kernels.DYNAMIC, float), False, part, 2)
     columns = np.zeros((2, 128), np.int32)
     columns[0, :70] = weight.sum(axis=0, dtype=np.int32)
     scales = np.stack([np.ones(128), np.zeros(128)]).astype(np.float32)
     for part in range(2):
-        kernels.multiply_rows(q, grids, panels, columns, scales, False, y, part, 2)
+        tables = grids, panels, columns, scales, False, np.empty((512, 64), np.int32)
+        kernels.multiply_rows(q, *tables, y, part, 2)
     np.testing.assert_allclose(
         y, rounded_rows(x, kernels.DYNAMIC) @ weight.astype(float), 1e-4, 1e-3
     )
