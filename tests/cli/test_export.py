@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -188,23 +187,6 @@ def test_a_partial_package_offers_in_its_stubs_what_it_holds(course, tmp_path):
     shutil.copy(course.package / "core" / "activations.py", package / "core")
     fill_package(course, package, [])
     assert "relu" in (package / "__init__.pyi").read_text()
-
-
-def test_thirty_modules_export_in_two_seconds(tmp_path):
-    lessons = {}
-    for number in range(1, 31):
-        cells = "".join(
-            f'\n# %% [markdown]\nr"""\nIdea {i}.\n"""\n\n'
-            f'# %% nbgrader={{"grade": false, "grade_id": "f{i}", "solution": true}}\n#| export\n'
-            f"def f_{number}_{i}(x):\n    ### BEGIN SOLUTION\n    return x\n    ### END SOLUTION\n"
-            for i in range(25)
-        )
-        text = f"# %%\n#| default_exp core.m{number}\n{cells}"
-        lessons[f"m{number:02}_m{number}"] = text
-    course = write_course(tmp_path, **lessons)
-    start = time.process_time()
-    export(course)
-    assert time.process_time() - start < 2
 
 
 def test_both_configurations_of_nbdev_are_equal():

@@ -71,17 +71,15 @@ def test_gradients_come_with_whatever_is_imported(name):
     ) == [6.0]
 
 
-def test_importing_the_package_is_quick_and_loads_at_most_numpy():
-    loaded, seconds = run(
-        "import json, sys, time\n"
-        "before, start = set(sys.modules), time.process_time()\n"
+def test_importing_the_package_loads_at_most_numpy():
+    loaded = run(
+        "import json, sys\n"
+        "before = set(sys.modules)\n"
         "import tinytorch\n"
-        "seconds = time.process_time() - start\n"
         "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "print(json.dumps([sorted(names - sys.stdlib_module_names), seconds]))"
+        "print(json.dumps(sorted(names - sys.stdlib_module_names)))"
     )
     assert set(loaded) <= {"tinytorch", "numpy"}
-    assert seconds < 0.2
 
 
 def test_using_a_tensor_loads_no_more_than_numpy():

