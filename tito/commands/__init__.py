@@ -88,6 +88,7 @@ def command(
         "doctor": "doctor:doctor",
         "module": "module:module",
         "milestone": "milestone:milestone",
+        "grade": "grade:grade",
         "export": "export:export",
         "check": "check:check",
         "docs": "docs:docs",
