@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -131,7 +132,7 @@ def _known(cell: NotebookNode) -> _Known:
         kind=kind if cell.cell_type == "code" else "text",
         type=cell.cell_type,
         source=cell.source,
-        visible=_bare(_HIDDEN.sub("", cell.source)),
+        visible=_visible(cell.source),
         is_locked=bool(grading) and not is_solution,
         is_answer=is_solution and is_graded,
     )
@@ -165,12 +166,12 @@ def _match(known: list[_Known], handed: list[_Handed]) -> _Matches:
     there are no ids (Colab drops them)."""
     by_name = {cell.name: place for place, cell in enumerate(known)}
     by_text = {(c.type, c.visible): place for place, c in enumerate(known) if c.visible}
-    places = [
-        by_name.get(cell.grade_id or cell.id, by_text.get((cell.type, _bare(cell.source))))
-        if not cell.grade_id or cell.grade_id in by_name
-        else None
-        for cell in handed
-    ]
+    places = []
+    for cell in handed:
+        place = by_name.get(cell.grade_id or cell.id)
+        if place is None and not cell.grade_id:
+            place = by_text.get((cell.type, _bare(cell.source)))
+        places.append(place)
     matches = _Matches()
     # of cells with one name, the first of the right sort is the one that was given out
     for fits in (_is_same_sort, _is_same_type, lambda cell, mine: True):
@@ -256,6 +257,12 @@ def _moved(order: list[int]) -> set[int]:
 
 def _own(cell: _Handed) -> Cell:
     return Cell(f"own-{cell.number}", "own", cell.source)
+
+
+@lru_cache(maxsize=4096)  # each submission is compared with the same cells
+def _visible(source: str) -> str:
+    """What a student is shown of a master's cell."""
+    return _bare(_HIDDEN.sub("", source))
 
 
 def _bare(source: str) -> str:
