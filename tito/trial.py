@@ -1,4 +1,4 @@
-"""Trying a module: the tests in the student's notebook, then the module's pytest suite."""
+"""Trying a module: the lesson's tests on the student's solutions, then the pytest suite."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from tito.workspace import Workspace, code_hash, minute
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+    from tito.classroom.combine import Cell
 
 NOTEBOOK_SECONDS = 120
 SUITE_SECONDS = 300
@@ -53,6 +55,7 @@ class Trial:
     suite: list[Test]
     by_hand: float  # points that a person gives
     errors: list[Test]  # of cells that are no tests
+    notes: list[str]  # where the notebook differs from the lesson in what isn't the student's
     text: str  # the file that the notebook exports
     code: str  # hash of the notebook's code
 
@@ -95,21 +98,26 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
 
     Nothing of the workspace changes. TitoError if the notebook can't be exported.
     """
+    from tito.classroom.combine import combine
     from tito.export import export_text
-    from tito.notebook import graded_cells, read_module
+    from tito.notebook import graded_cells, read_module, read_notebook, student_version
 
     path = workspace.existing_notebook(module)
-    lesson = read_module(module)
+    lesson = student_version(read_module(module))
     with tempfile.TemporaryDirectory(prefix="tito-trial-") as name:
         folder = Path(name)
         # all that follows looks at one state of the notebook, whatever is saved meanwhile
         notebook = Path(shutil.copy(path, folder))
         text = export_text(module, read_module(notebook), workspace.relative(path))
         package = workspace.make_package(folder, module.number)
-        tests, errors = _try_notebook(module, read_module(notebook), lesson, package)
+        combined = combine(lesson, read_notebook(notebook))
+        tests, errors = _try_cells(combined.cells, lesson, package)
         (package / module.file).write_text(text, encoding="utf-8")
         suite = _try_suite(module, folder)
         code = code_hash(notebook)
+    notes = combined.notes
+    if notes:
+        notes.append(f"tito module update {module.number} brings the lesson's own cells back")
     by_hand = [cell for cell in graded_cells(lesson) if _is_by_hand(cell)]
     return Trial(
         module=module.folder,
@@ -117,32 +125,31 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
         suite=suite,
         by_hand=sum(cell.metadata.nbgrader.points for cell in by_hand),
         errors=errors,
+        notes=notes,
         text=text,
         code=code,
     )
 
 
-def _try_notebook(
-    module: Module, notebook: NotebookNode, lesson: NotebookNode, package: Path
+def _try_cells(
+    cells: list[Cell], lesson: NotebookNode, package: Path
 ) -> tuple[list[Test], list[Test]]:
-    """The lesson's tests as they went in the notebook, and the errors of its other cells."""
-    from tito.grading import run_notebook
-    from tito.notebook import graded_cells
+    """How the tests among the cells went, and the errors of the others."""
+    import nbformat
 
-    notebook.cells = [cell for cell in notebook.cells if not _is_magic(cell)]
+    from tito.classroom.combine import title
+    from tito.grading import run_notebook
+    from tito.notebook import grade_id, graded_cells
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell.source, id=cell.id) for cell in cells]
+    )
     [run] = run_notebook(notebook, package, timeout=NOTEBOOK_SECONDS)
     errors = {cell.id: cell.error for cell in run}
-    tests = []
-    for cell in graded_cells(lesson):
-        if _is_by_hand(cell):
-            continue
-        points = cell.metadata.nbgrader.points
-        if cell.id in errors:
-            tests.append(_as_test(cell.id, errors.pop(cell.id), points))
-        else:
-            message = f"is not in your notebook: tito module update {module.number} brings it back"
-            tests.append(Test(cell.id, message, points))
-    titles = {cell.id: _title(cell) for cell in notebook.cells}
+    points = {grade_id(cell): cell.metadata.nbgrader.points for cell in graded_cells(lesson)}
+    tests = [_as_test(c.id, errors.pop(c.id), points[c.id]) for c in cells if c.kind == "test"]
+    titles = {cell.id: f"`{title(cell.source)}`" for cell in cells}
+    titles |= {name: name for name in map(grade_id, lesson.cells) if name}
     return tests, [_as_test(titles[name], error) for name, error in errors.items() if error]
 
 
@@ -188,19 +195,6 @@ def _try_suite(module: Module, folder: Path) -> list[Test]:
 def _is_by_hand(cell: NotebookNode) -> bool:
     """Whether a person gives the points of a graded cell: it holds an answer, not a test."""
     return cell.metadata.nbgrader.solution
-
-
-def _is_magic(cell: NotebookNode) -> bool:
-    """Whether a cell of the student's own is for IPython, as `%timeit` and `!ls` are."""
-    own = "nbgrader" not in cell.metadata
-    return own and re.search(r"^\s*[%!]|^\s*[\w.]+\?$", cell.source, re.MULTILINE) is not None
-
-
-def _title(cell: NotebookNode) -> str:
-    """How a student finds a cell: by its name, else by its first line of code."""
-    lines = [line for line in cell.source.splitlines() if line and not line.startswith("#")]
-    first = f"`{lines[0][:50]}`" if lines else cell.id
-    return cell.metadata.get("nbgrader", {}).get("grade_id", first)
 
 
 def _as_test(name: str, error: str, points: float = 0) -> Test:

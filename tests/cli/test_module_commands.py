@@ -279,14 +279,27 @@ def test_a_deleted_notebook_names_its_backup(tito, workspace):
     assert f"(your last backup is {backup})" in tito("module", "test", "02").err
 
 
-def test_a_deleted_test_is_missed(tito, workspace, write):
+@pytest.mark.parametrize(
+    ("source", "happened"), [(None, "deleted"), ("pass  # too hard", "edited")]
+)
+def test_the_lessons_own_tests_decide(tito, workspace, write, source, happened):
+    """Whatever became of them in the notebook."""
     tito("module", "start", "02")
-    path = write("02")
+    path = write("02", relu=WRONG)
     notebook = nbformat.read(path, 4)
-    notebook.cells = [cell for cell in notebook.cells if cell.id != "test-relu"]
+    [place] = [i for i, cell in enumerate(notebook.cells) if cell.id == "test-relu"]
+    if source:
+        notebook.cells[place].source = source
+    else:
+        del notebook.cells[place]
     nbformat.write(notebook, path)
-    [test] = tito("module", "test", "02", "--json").data["tests"]
-    assert test["message"].endswith("tito module update 02 brings it back")
+    ran = tito("module", "test", "02")
+    assert ran.status == 1
+    assert "test-relu  60 points  relu(Tensor([-0.5, 3.0])).data gave -0.5" in ran.out
+    assert f"Note: test-relu was {happened}: the course's own is used\n" in ran.out
+    assert "Note: tito module update 02 brings the lesson's own cells back\n" in ran.out
+    write("02")
+    assert tito("module", "test", "02").status == 0
 
 
 def test_the_students_own_cells_do_not_count(tito, workspace, write):

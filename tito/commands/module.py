@@ -215,7 +215,8 @@ def view_(which: str, options: tuple[str, ...]) -> Data:
 def test_(which: str) -> Data:
     """Run the tests of module NN on your notebook.
 
-    First those in the notebook, then the module's pytest suite on the file that it would give.
+    First the lesson's tests between your solutions, as when they are graded: what you changed in a
+    test doesn't count. Then the module's pytest suite on the file that your notebook would give.
     Save the notebook before. Nothing of yours is changed.
 
     \b
@@ -251,6 +252,7 @@ def _test(workspace: Workspace, module: Module) -> Trial:
 
     with output.busy(f"Testing {module.folder} ..."):
         trial = try_module(workspace, module)
+    workspace.notes += trial.notes
     try:
         workspace.record_test(module, trial.result)
     except TitoError as error:
