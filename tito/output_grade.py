@@ -2,9 +2,202 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tito.output import _plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Data = dict[str, Any]
+T = TypeVar("T")
+
+
+def init(console: Console, data: Data) -> None:
+    new = [name for name in data["made"] if name.startswith("source/")]
+    others = [name for name in data["made"] if name not in new]
+    if data["made"]:
+        masters = [f"{len(new)} master notebooks in source/"] if new else []
+        console.print(f"[green]{_plain(data['classroom'])}[/]", soft_wrap=True)
+        console.print(f"Made: {', '.join([*others, *masters])}", soft_wrap=True)
+    else:
+        console.print(f"Nothing was missing in {_plain(data['classroom'])}.", soft_wrap=True)
+    if data["enrolled"]:
+        console.print(f"{data['enrolled']} students are in the gradebook.")
+    console.print(f"\nNext: {_plain(data['next'])}", soft_wrap=True)
+
+
+def release(console: Console, data: Data) -> None:
+    console.print(
+        f"[green]{data['release']}[/]: {data['tests']} tests and {data['by_hand']} written "
+        f"answers, {data['points']:g} points",
+        soft_wrap=True,
+    )
+    if data["master_is_new"]:
+        console.print("The master was made anew.")
+    console.print(f"\nNext: hand it out, then tito grade collect {data['number']} --from FOLDER")
+
+
+def counted(items: Collection[T], doing: str) -> Iterable[T]:
+    """The items, counted by a progress bar where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=doing, unit=" students", disable=None)
+
+
+def feedback(console: Console, data: Data) -> None:
+    console.print(
+        f"{data['module']}: {_count(data['written'], 'page')} written, "
+        f"{data['unchanged']} unchanged"
+    )
+    console.print(f"Look at one: {_plain(data['example'])}", soft_wrap=True)
+
+
+def report(console: Console, data: Data) -> None:
+    if "modules" in data:
+        _overview(console, data)
+        return
+    _students(console, data)
+    if data["only_flagged"]:
+        return
+    found = data["summary"]
+    if not found["graded"]:
+        console.print("\nNo submission could be graded: the last column says why.")
+        return
+    console.print(
+        f"\n[bold]Points[/] of {_count(found['graded'], 'student')}: mean {found['mean']:.1f}, "
+        f"median {found['median']:.1f}, quartiles {found['lower_quartile']:.1f} and "
+        f"{found['upper_quartile']:.1f}, from {found['lowest']:g} to {found['highest']:g}"
+    )
+    _histogram(console, found["histogram"])
+    _items(console, data["items"])
+    if data["plot"]:
+        console.print(f"\nDrawn: {_plain(data['plot'])}", soft_wrap=True)
+
+
+def _students(console: Console, data: Data) -> None:
+    if not data["students"]:
+        console.print("Nobody is flagged.")
+        return
+    table = _table("student", "points:", "of:", "%:", "by hand:", "flags:", "problem")
+    for row in data["students"]:
+        numbers = (f"{row['points']:g}", f"{row['possible']:g}", f"{row['percent']:.0f}")
+        table.add_row(
+            _plain(row["student"]),
+            *numbers,
+            str(row["by_hand"] or ""),
+            f"[yellow]{len(row['flags'])}[/]" if row["flags"] else "",
+            _plain(row["problem"]),
+        )
+        for flag in row["flags"] if data["only_flagged"] else []:
+            table.add_row("", "", "", "", "", "", f"[yellow]{_plain(flag)}[/]")
+    console.print(table)
+
+
+def _histogram(console: Console, counts: list[int]) -> None:
+    """A line for each share of the points, with a bar for how many students have it."""
+    from rich.bar import Bar
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column(width=50)
+    step = 100 // len(counts)
+    for index, count in enumerate(counts):
+        span = f"{index * step}-{(index + 1) * step} %"
+        table.add_row(span, str(count or ""), Bar(max(counts), 0, count))
+    console.print(table)
+
+
+def _items(console: Console, items: list[Data]) -> None:
+    """What each cell says; r is its discrimination."""
+    console.print(
+        "\n[bold]Graded cells[/] (r: correlation of passing with the other cells' points)"
+    )
+    table = _table("cell", "of:", "pass:", "r:", "fails for", "most common messages")
+    for item in items:
+        r = item["discrimination"]
+        if item["passed"] is None:
+            table.add_row(_plain(item["id"]), f"{item['possible']:g}", "", "", "", "by hand: waits")
+            continue
+        names = item["fails_for"]
+        told = [f"{each['count']} x {each['message']}" for each in item["messages"][:2]]
+        table.add_row(
+            _plain(item["id"]),
+            f"{item['possible']:g}",
+            f"{100 * item['passed']:.0f} %",
+            "[dim]-[/]" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
+            _plain(", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")),
+            _plain("\n".join(told)),
+        )
+    console.print(table)
+    if any(item["discrimination"] is None for item in items):
+        console.print(
+            "[dim]-: undefined, as everybody or nobody passes, or it is not graded yet[/]"
+        )
+
+
+def _overview(console: Console, data: Data) -> None:
+    numbers = [module[:2] for module in data["modules"]]
+    table = _table("student", *(f"{number}:" for number in numbers), "points:", "of:", "%:")
+    for row in data["students"]:
+        cells = [row["modules"].get(module) for module in data["modules"]]
+        share = 100 * row["points"] / row["possible"] if row["possible"] else 0
+        table.add_row(
+            _plain(row["student"]),
+            *(_points(cell) for cell in cells),
+            f"{row['points']:g}",
+            f"{row['possible']:g}",
+            f"{share:.0f}",
+        )
+    console.print(table)
+    console.print(
+        "[dim]-: nothing handed in or not graded yet   !: flagged or a problem, "
+        "see tito grade report NN[/]"
+    )
+
+
+def _points(cell: Data | None) -> str:
+    if cell is None or cell["problem"] in ("not graded yet", "nothing handed in"):
+        return "-"
+    mark = "[yellow]![/]" if cell["flags"] or cell["problem"] else ""
+    return f"{mark}{cell['points']:g}"
+
+
+def export(console: Console, data: Data) -> None:
+    console.print(
+        f"{_plain(data['file'])}: {_count(data['rows'], 'row')} for {', '.join(data['modules'])}",
+        soft_wrap=True,
+    )
+
+
+def doctor(console: Console, data: Data) -> None:
+    place = ""
+    for row in data["findings"]:
+        here = "/".join(filter(None, (row["student"], row["module"])))
+        if here != place:
+            console.print(f"[bold]{_plain(here)}[/]", soft_wrap=True)
+            place = here
+        advice = f" [dim]->[/] {_plain(row['advice'])}" if row["advice"] else ""
+        console.print(f"  {_plain(row['found'])}{advice}", soft_wrap=True)
+    looked = _count(data["submissions"], "submission")
+    found = _count(len(data["findings"]), "finding") if data["findings"] else "nothing is wrong"
+    console.print(f"{looked}: {found}")
+
+
+def _table(*headings: str) -> Table:
+    """A table without lines; a heading that ends in a colon stands over numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for heading in headings:
+        justify: Any = "right" if heading.endswith(":") else "left"
+        table.add_column(heading.rstrip(":"), justify=justify, overflow="fold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,95 @@
+"""The course folder: made, released from, and collected into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tito import output, output_grade
+from tito.commands import Data, command
+
+which_argument = click.argument("which", metavar="NN")
+
+
+@command(output_grade.init)
+@click.argument("folder", metavar="COURSE", type=click.Path(path_type=Path))
+@click.option("--name", default="", metavar="ID", help="The course's id (default: the folder's).")
+@click.option(
+    "--students",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A CSV of students to enrol: id, first_name, last_name, email.",
+)
+def init_(folder: Path, name: str, students: Path | None) -> Data:
+    """Make the folder COURSE, in which you release and grade.
+
+    It gets the master notebook of every module, a gradebook, nbgrader's settings, and private/ for
+    hidden tests of your own; Jupyter gets the kernel that grades. Run it again to complete a
+    folder, or to enrol more students: nothing is overwritten.
+
+    \b
+    Example:  tito grade init my-class --students class.csv && cd my-class
+              tito grade release 01
+    """
+    from tito.classroom import kernel
+    from tito.classroom.creation import add_students, make_classroom
+    from tito.course import find_course
+
+    folder, notes = folder.resolve(), []
+    with output.busy("Making the course folder ..."):
+        classroom, made = make_classroom(folder, find_course(), name)
+        enrolled = add_students(classroom, students) if students else 0
+        try:
+            kernel.install()
+        except OSError as error:
+            notes.append(f"the kernel {kernel.NAME} was not installed: {error}")
+    if not kernel.sandbox_works():
+        notes.append(
+            "bubblewrap (bwrap) is missing or may not make namespaces: submissions would run "
+            "without a sandbox; install it before you grade"
+        )
+    change = "" if folder == Path.cwd() else f"cd {folder} && "
+    return {
+        "classroom": str(folder),
+        "made": made,
+        "enrolled": enrolled,
+        "next": f"{change}tito grade release 01",
+        "notes": notes,
+    }
+
+
+@command(output_grade.release)
+@which_argument
+def release_(which: str) -> Data:
+    """Make the students' notebook of module NN.
+
+    The lesson and your private tests go into the master, source/NN_name; release/NN_name is what
+    nbgrader makes of it: no solutions, no hidden tests. Hand it out by nbgrader's exchange, your
+    LMS, or any folder. Release again after a change: it is made anew.
+
+    \b
+    Example:  tito grade release 01
+    """
+    from tito.classroom.folder import find_classroom
+    from tito.classroom.source import refresh, release
+    from tito.course import find_course
+    from tito.notebook import graded_cells, read_notebook
+
+    classroom = find_classroom(find_course())
+    module = classroom.course.module(which)
+    with output.busy(f"Releasing {module.folder} ..."):
+        refreshed = refresh(classroom, module)
+        release(classroom, module)
+        cells = graded_cells(read_notebook(classroom.source(module)))
+    by_hand = [cell for cell in cells if cell.metadata.nbgrader.solution]
+    return {
+        "module": module.folder,
+        "number": module.number,
+        "release": classroom.release(module).relative_to(classroom.root).as_posix(),
+        "master_is_new": refreshed.changed,
+        "tests": len(cells) - len(by_hand),
+        "by_hand": len(by_hand),
+        "points": sum(cell.metadata.nbgrader.points for cell in cells),
+        "notes": [refreshed.note] if refreshed.note else [],
+    }
