@@ -16,13 +16,16 @@ import sys
 import tempfile
 from contextlib import suppress
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tito.classroom import sandbox
 from tito.classroom.folder import Classroom, find_classroom
+from tito.classroom.overlay import make_overlay
 from tito.course import Module, find_course
 from tito.errors import TitoError
+from tito.files import atomic_write
 
 if TYPE_CHECKING:
     from traitlets.config import Config
@@ -32,18 +35,8 @@ POLICY = "TITO_GRADE_POLICY"
 ARGUMENTS = [sys.executable, "-P", "-m", "tito.classroom.kernel", "-f", "{connection_file}"]
 MEMORY = 4 << 30  # bytes of address space
 FILE_SIZE = 256 << 20  # bytes of the largest file that a notebook may write
-TEMPORARY = 512 << 20  # bytes of its /tmp
+DISK = 512 << 20  # bytes of all its files, which lie in memory
 STEPS = ("autograded", "submitted")  # folders of nbgrader's that hold a folder a student
-# whatever a right answer prints to stderr would cost its points
-QUIET = {
-    "PYTHONWARNINGS": "ignore",
-    "TQDM_DISABLE": "1",
-    "MPLBACKEND": "Agg",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
 
 
 def install() -> Path:
@@ -62,61 +55,53 @@ def install() -> Path:
 
 
 def connect(config: Config) -> None:
-    """Let nbgrader talk to the kernel by sockets in a folder, where it will run in bubblewrap."""
-    if sandbox_works():
+    """Let nbgrader talk to the kernel by sockets in a folder, where it will run in the sandbox."""
+    if not sandbox.problem():
         config.KernelManager.transport = "ipc"
-        config.KernelManager.ip = str(_rendezvous() / "sockets" / "k")
+        config.KernelManager.ip = str(_meeting_place() / "sockets" / "k")
 
 
-@lru_cache(maxsize=1)
-def _rendezvous() -> Path:
+@cache
+def _meeting_place() -> Path:
     """A folder for sockets and overlays that lives as long as this process."""
-    folder = Path(tempfile.mkdtemp(prefix="tito-grade-"))
+    folder = Path(tempfile.mkdtemp(prefix="tito-grade-")).resolve()
     (folder / "sockets").mkdir()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-@lru_cache(maxsize=1)
-def sandbox_works() -> bool:
-    """Whether bubblewrap is there and may make namespaces."""
-    if not shutil.which("bwrap"):
-        return False
-    try:
-        done = subprocess.run([*_namespaces(), "--ro-bind", "/", "/", "true"], capture_output=True)
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
 def main() -> int:
     """Start the kernel for the submission in the current folder and wait until it ends."""
-    connection = Path(sys.argv[sys.argv.index("-f") + 1])
-    here = Path.cwd()
+    connection, here = Path(sys.argv[sys.argv.index("-f") + 1]).resolve(), Path.cwd()
     classroom = find_classroom(find_course(), here)
-    student, module = whose(classroom, here)
-    policy = os.environ.get(POLICY, "reference")
-    meeting_place = json.loads(connection.read_text(encoding="utf-8"))
-    by_sockets = meeting_place["transport"] == "ipc"
-    sockets = Path(meeting_place["ip"]).parent if by_sockets else None
-    folder = Path(
-        tempfile.mkdtemp(prefix="tito-grade-", dir=sockets.parent if sockets else None)
-    ).resolve()
+    address = json.loads(connection.read_text(encoding="utf-8"))
+    sockets = Path(address["ip"]).parent if address["transport"] == "ipc" else None
+    beside = sockets.parent if sockets else None  # goes with nbgrader, should this process be killed
+    folder = Path(tempfile.mkdtemp(prefix="tito-grade-", dir=beside)).resolve()
     try:
-        from tito.classroom.overlay import make_overlay
-
-        make_overlay(classroom, student, module, policy, folder)
-        _copy_fonts(folder)
+        _lay_out(classroom, here, folder)
         command = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", str(connection)]
         command.append("--HistoryManager.hist_file=:memory:")
-        environment = _environment(folder)
-        if sockets and sandbox_works():
-            command = [*bubblewrap(folder, [sockets], [connection], environment), *command]
+        problem = sandbox.problem()
+        if not sockets:
+            problem = problem or "nbgrader didn't read nbgrader_config.py: run it in its folder"
+        if problem:
+            _log(classroom, f"WARNING: {here} ran without a sandbox: {problem}")
+            environment = os.environ | sandbox.QUIET | _variables(str(folder / "code"), str(folder / "work"))
         else:
-            _log(classroom, f"{here}: graded without a sandbox: {_why(by_sockets)}")
-        return subprocess.run(command, cwd=folder, env=environment, preexec_fn=_limit).returncode
+            command = [*_sandboxed(folder, [connection, Path(address["ip"]).parent]), *command]
+            environment = dict(os.environ)
+        done = subprocess.run(
+            command,
+            cwd=folder / "work",
+            env=environment,
+            stdout=subprocess.DEVNULL,  # what cells print goes to nbgrader by the sockets
+            preexec_fn=_limit,
+            check=False,
+        )
+        return done.returncode
     except Exception as error:
-        _log(classroom, f"{here}: {error}")
+        _log(classroom, f"ERROR: {here}: {error}")
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,71 +121,50 @@ def whose(classroom: Classroom, folder: Path) -> tuple[str, Module]:
     )
 
 
-def bubblewrap(
-    folder: Path, writable: list[Path], readable: list[Path], environment: dict[str, str]
-) -> list[str]:
-    """The beginning of a command line that runs what follows in a sandbox.
-
-    It sees the system, this Python without the course's solutions, what lies in `folder` and what
-    else is named; what it writes elsewhere than in `writable` goes to memory, and with it.
-    """
+def _lay_out(classroom: Classroom, here: Path, folder: Path) -> None:
+    """Put into `folder` what the kernel sees: code/, to import from, and work/, to write in."""
+    student, module = whose(classroom, here)
+    code, work, course = folder / "code", folder / "work", classroom.course
+    make_overlay(classroom, student, module, os.environ.get(POLICY, "reference"), code)
     tito = Path(__file__).resolve().parents[1]
-    course = find_course()
-    pythons = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
-    command = [*_namespaces(), "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    for path in ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives"):
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        else:
-            command += ["--ro-bind-try", path, path]
-    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    command += ["--proc", "/proc", "--dev", "/dev", *_scratch("/tmp")]
-    for path in sorted({*pythons, tito}, key=lambda path: len(path.parts)):
-        command += ["--ro-bind", str(path), str(path)]
-    # where the course is installed among Python's packages, solutions lie there
-    for path in (tito / "_course", course.package):
-        if any(path.is_relative_to(python) for python in pythons) and path.is_dir():
-            command += ["--tmpfs", str(path)]
-    command += _scratch(str(folder))
-    for path in writable:
+    others = shutil.ignore_patterns("_course", "classroom", "commands", "__pycache__")
+    shutil.copytree(tito, code / "tito", ignore=others)
+    # of the course no more than what each module is called and exports, for the first cell
+    atomic_write(code / "pyproject.toml", "")
+    for each in course.modules:
+        atomic_write(code / each.source_name, f"# %%\n#| default_exp {each.export}\n")
+    # to make its list of fonts, matplotlib takes seconds and says so on stderr
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
+    (work / "matplotlib").mkdir(parents=True)
+    for file in cache.glob("fontlist-*.json"):
+        shutil.copy(file, work / "matplotlib")
+
+
+def _sandboxed(folder: Path, meeting: list[Path]) -> list[str]:
+    """The command line in front of a kernel that sees `folder` and the places where it is met."""
+    work = sandbox.WORK
+    shown = [(folder / "code", sandbox.CODE), *[(path, str(path)) for path in meeting]]
+    command = [*sandbox.bubblewrap(shown), "--cap-drop", "ALL"]
+    command += ["--size", str(DISK), "--tmpfs", work]
+    for file in (folder / "work" / "matplotlib").iterdir():
+        command += ["--ro-bind", str(file), f"{work}/matplotlib/{file.name}"]
+    for path in meeting:
         command += ["--bind", str(path), str(path)]
-    for path in [*folder.iterdir(), *readable]:
-        command += ["--ro-bind", str(path), str(path)]
-    command += ["--chdir", str(folder), "--clearenv"]
-    for name, value in environment.items():
+    for name, value in _variables(sandbox.CODE, work).items():
         command += ["--setenv", name, value]
     return command
 
 
-def _namespaces() -> list[str]:
-    """bubblewrap with namespaces of its own; for users other than root it adds the user's."""
-    kinds = ("pid", "ipc", "net", "uts")
-    return ["bwrap", *[f"--unshare-{kind}" for kind in kinds], "--unshare-cgroup-try"]
-
-
-def _scratch(path: str) -> list[str]:
-    return ["--size", str(TEMPORARY), "--tmpfs", path]
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """All variables that a graded notebook sees."""
-    tito = Path(__file__).resolve().parents[1]
-    return QUIET | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
-        "HOME": str(folder),
-        "LANG": "C.UTF-8",
-        "TMPDIR": "/tmp",
-        "IPYTHONDIR": str(folder / "ipython"),
-        "MPLCONFIGDIR": str(folder / "matplotlib"),
-        "PYTHONPATH": os.pathsep.join([str(folder), str(tito.parent)]),
+def _variables(code: str, work: str) -> dict[str, str]:
+    """What the kernel's environment holds besides `QUIET`: its folders."""
+    return {
+        "PYTHONPATH": code,
+        "PYTHONWARNINGS": "ignore",  # printed to stderr, a warning would cost points
+        "HOME": work,
+        "TMPDIR": work,
+        "IPYTHONDIR": f"{work}/ipython",
+        "MPLCONFIGDIR": f"{work}/matplotlib",
     }
-
-
-def _copy_fonts(folder: Path) -> None:
-    """Give matplotlib its list of fonts: to make one takes seconds and is told on stderr."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
-    if cache.is_dir():
-        shutil.copytree(cache, folder / "matplotlib", ignore=shutil.ignore_patterns("*.lock"))
 
 
 def _limit() -> None:
@@ -210,12 +174,6 @@ def _limit() -> None:
     for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, FILE_SIZE)):
         resource.setrlimit(what, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _why(by_sockets: bool) -> str:
-    if sandbox_works():
-        return "nbgrader didn't read nbgrader_config.py: run it in the course folder"
-    return "bubblewrap (bwrap) is missing or may not make namespaces: install it"
 
 
 def _log(classroom: Classroom, text: str) -> None:

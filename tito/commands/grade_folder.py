@@ -32,7 +32,7 @@ def init_(folder: Path, name: str, students: Path | None) -> Data:
     Example:  tito grade init my-class --students class.csv && cd my-class
               tito grade release 01
     """
-    from tito.classroom import kernel
+    from tito.classroom import kernel, sandbox
     from tito.classroom.creation import add_students, make_classroom
     from tito.course import find_course
 
@@ -44,11 +44,8 @@ def init_(folder: Path, name: str, students: Path | None) -> Data:
             kernel.install()
         except OSError as error:
             notes.append(f"the kernel {kernel.NAME} was not installed: {error}")
-    if not kernel.sandbox_works():
-        notes.append(
-            "bubblewrap (bwrap) is missing or may not make namespaces: submissions would run "
-            "without a sandbox; install it before you grade"
-        )
+    if problem := sandbox.problem():
+        notes.append(f"submissions would run without a sandbox: {problem}")
     change = "" if folder == Path.cwd() else f"cd {folder} && "
     return {
         "classroom": str(folder),
