@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Data = dict[str, Any]
 T = TypeVar("T")
+MESSAGES = 12  # shown of a report's
 
 
 def init(console: Console, data: Data) -> None:
@@ -117,27 +118,29 @@ def _items(console: Console, items: list[Data]) -> None:
     console.print(
         "\n[bold]Graded cells[/] (r: correlation of passing with the other cells' points)"
     )
-    table = _table("cell", "of:", "pass:", "r:", "fails for", "most common messages")
+    table = _table("cell", "of:", "pass:", "r:", "fails for")
     for item in items:
-        r = item["discrimination"]
-        if item["passed"] is None:
-            table.add_row(_plain(item["id"]), f"{item['possible']:g}", "", "", "", "by hand: waits")
-            continue
-        names = item["fails_for"]
-        told = [f"{each['count']} x {each['message']}" for each in item["messages"][:2]]
+        passed, r, names = item["passed"], item["discrimination"], item["fails_for"]
+        more = f" and {len(names) - 5} more" if names[5:] else ""
         table.add_row(
             _plain(item["id"]),
             f"{item['possible']:g}",
-            f"{100 * item['passed']:.0f} %",
-            "[dim]-[/]" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
-            _plain(", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")),
-            _plain("\n".join(told)),
+            "waits" if passed is None else f"{100 * passed:.0f} %",
+            "-" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
+            _plain(", ".join(names[:5]) + more),
         )
     console.print(table)
     if any(item["discrimination"] is None for item in items):
-        console.print(
-            "[dim]-: undefined, as everybody or nobody passes, or it is not graded yet[/]"
-        )
+        console.print("[dim]-: undefined, as all or none of those graded pass[/]")
+    told = [(item["id"], each) for item in items for each in item["messages"]]
+    told.sort(key=lambda pair: -pair[1]["count"])
+    if told:
+        console.print("\n[bold]Most common messages[/]")
+    for name, each in told[:MESSAGES]:
+        line = f"{each['count']:4} x {name}: {each['message']}"
+        console.print(_plain(line), soft_wrap=True)
+    if told[MESSAGES:]:
+        console.print(f"[dim]and {len(told) - MESSAGES} more: --json has them[/]")
 
 
 def _overview(console: Console, data: Data) -> None:
