@@ -216,6 +216,22 @@ def module_complete(console: Console, data: Data) -> None:
     _print_next(console, data["next"])
 
 
+def module_submit(console: Console, data: Data) -> None:
+    if data["test"]:
+        module_test(console, data["test"] | {"file": data["file"]})
+        console.print()
+    for problem in data["problems"]:
+        console.print(f"[yellow]Look[/]: {_plain(problem)}", soft_wrap=True)
+    receipt = data["receipt"]
+    before = "[green]Handed in[/]" if data["new"] else "Nothing new: this is there already"
+    console.print(f"{before}: {_plain(data['file'])}", soft_wrap=True)
+    own = f"notebook and your own {', '.join(data['own'])}" if data["own"] else "notebook"
+    rows = {"module": f"{receipt['module']}, {own}"}
+    rows |= {key: receipt[key] for key in ("student", "submitted", "hash")}
+    for key, value in rows.items():
+        console.print(f"  {key:10}{_plain(value)}", soft_wrap=True)
+
+
 def module_reset(console: Console, data: Data) -> None:
     console.print(f"{_plain(data['notebook'])} is as on the first day.", soft_wrap=True)
     console.print(f"What you had is kept: {_plain(data['backup'])}", soft_wrap=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-MODULE = ("list", "status", "start", "view", "test", "complete", "reset", "update")
+MODULE = ("list", "status", "start", "view", "test", "complete", "submit", "reset", "update")
 COMMANDS = [
     *[(name,) for name in ("quickstart", "setup", "doctor")],
     *[("module", name) for name in MODULE],

@@ -30,7 +30,11 @@ TIERS = (
     cls=LazyGroup,
     places={
         name: f"module:{name}_"
-        for name in ("list", "status", "start", "view", "test", "complete", "reset", "update")
+        for name in (
+            *("list", "status"),
+            *("start", "view", "test", "complete", "submit"),
+            *("reset", "update"),
+        )
     },
 )
 def module() -> None:
@@ -43,6 +47,7 @@ def module() -> None:
                       tito module view 02
                       tito module test 02
                       tito module complete 02
+                      tito module submit 02 --to DIR   (if you take a course)
     """
 
 
@@ -223,7 +228,8 @@ def test_(which: str) -> Data:
     Example:  tito module test 02
     """
     workspace, module = _here(which)
-    return _test(workspace, module).data() | {"notes": workspace.notes}
+    trial = _test(workspace, module)
+    return trial.data() | {"notes": trial.notes + workspace.notes}
 
 
 @command(output.module_complete)
@@ -244,7 +250,7 @@ def complete_(which: str) -> Data:
         later = [each for each in workspace.course.modules if each.number > module.number]
         data["example"] = f"from tinytorch import {', '.join(_public_names(trial.text)[:4])}"
         data["next"] = _next(workspace, later[0]) if later else None
-    return data | {"notes": workspace.notes}
+    return data | {"notes": trial.notes + workspace.notes}
 
 
 def _test(workspace: Workspace, module: Module) -> Trial:
@@ -252,7 +258,6 @@ def _test(workspace: Workspace, module: Module) -> Trial:
 
     with output.busy(f"Testing {module.folder} ..."):
         trial = try_module(workspace, module)
-    workspace.notes += trial.notes
     try:
         workspace.record_test(module, trial.result)
     except TitoError as error:
@@ -266,6 +271,58 @@ def _public_names(text: str) -> list[str]:
 
     found = re.search(r"^__all__ = (\[.*?\])", text, re.MULTILINE | re.DOTALL)
     return ast.literal_eval(found[1]) if found else []
+
+
+@command(output.module_submit)
+@which_argument
+@click.option(
+    "--to", "folder", required=True, metavar="DIR", help="The folder that your instructor named."
+)
+@click.option(
+    "--student", metavar="ID", help="Who you are in the course; remembered. [default: login name]"
+)
+@click.option("--zip/--folder", "as_zip", default=True, help="One zip (default), or a folder.")
+@click.option("--no-test", is_flag=True, help="Hand in without trying the tests first.")
+def submit_(which: str, folder: str, student: str | None, as_zip: bool, no_test: bool) -> Data:
+    """Hand in module NN: your notebook, and your own files of the modules before it.
+
+    Says first what would cost points, and tries the tests as `tito module test` does; whatever they
+    say, the notebook is handed in as it was saved last, and you get a receipt. Hand in as often as
+    you like: nothing that you handed in before is replaced.
+
+    DIR is where your instructor collects (a shared folder, or the inbound folder of nbgrader's
+    exchange), or a folder of yours, from which you upload the file.
+
+    \b
+    Example:  tito module submit 02 --to ~/exchange --student ada
+    """
+    from pathlib import Path
+
+    from tito.classroom.submit import hand_in, make_submission, problems, student_of
+
+    workspace, module = _here(which)
+    target = Path(folder).expanduser()
+    if not target.is_dir():
+        raise TitoError(f"there is no folder {folder}: make it, or ask where to hand in")
+    student = student_of(workspace, student)
+    found = problems(module, workspace.existing_notebook(module))
+    trial = None
+    if not no_test:
+        try:
+            trial = _test(workspace, module)
+        except TitoError as error:
+            found.append(f"the tests could not be tried: {error}")
+    submission = make_submission(workspace, module, student)
+    path, there = hand_in(submission, target, as_zip)
+    return {
+        "receipt": there.receipt,
+        "file": str(path),
+        "new": there is submission,
+        "own": [name.removeprefix("tinytorch/") for name in there.exports],
+        "problems": found,
+        "test": trial.data() if trial else None,
+        "notes": workspace.notes,
+    }
 
 
 @command(output.module_reset)
