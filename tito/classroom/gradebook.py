@@ -165,7 +165,7 @@ class _Writer:
             SubmittedAssignment.student_id.in_(students),
         )
         query = select(SubmittedAssignment.student_id, SubmittedAssignment.id).where(*where)
-        handed_in = dict(self.db.execute(query).tuples())
+        handed_in = dict(self.db.execute(query).tuples().all())
         new = {each: _new_id() for each in students if each not in handed_in}
         self._insert(
             SubmittedAssignment,
@@ -183,7 +183,7 @@ class _Writer:
             SubmittedNotebook.notebook_id == self.notebook,
             SubmittedNotebook.assignment_id.in_(handed_in.values()),
         )
-        pages = dict(self.db.execute(query).tuples())
+        pages = dict(self.db.execute(query).tuples().all())
         missing = {id: _new_id() for id in handed_in.values() if id not in pages}
         self._insert(
             SubmittedNotebook,

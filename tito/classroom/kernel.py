@@ -76,7 +76,9 @@ def main() -> int:
     classroom = find_classroom(find_course(), here)
     address = json.loads(connection.read_text(encoding="utf-8"))
     sockets = Path(address["ip"]).parent if address["transport"] == "ipc" else None
-    beside = sockets.parent if sockets else None  # goes with nbgrader, should this process be killed
+    beside = (
+        sockets.parent if sockets else None
+    )  # goes with nbgrader, should this process be killed
     folder = Path(tempfile.mkdtemp(prefix="tito-grade-", dir=beside)).resolve()
     try:
         _lay_out(classroom, here, folder)
@@ -87,7 +89,9 @@ def main() -> int:
             problem = problem or "nbgrader didn't read nbgrader_config.py: run it in its folder"
         if problem:
             _log(classroom, f"WARNING: {here} ran without a sandbox: {problem}")
-            environment = os.environ | sandbox.QUIET | _variables(str(folder / "code"), str(folder / "work"))
+            environment = (
+                os.environ | sandbox.QUIET | _variables(str(folder / "code"), str(folder / "work"))
+            )
         else:
             command = [*_sandboxed(folder, [connection, Path(address["ip"]).parent]), *command]
             environment = dict(os.environ)

@@ -1,4 +1,4 @@
-"""nbgrader from within: its settings, its gradebook and its converters, quiet, errors in one line."""
+"""nbgrader from within: its settings, gradebook and converters; errors are one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second opinion: nbgrader's own autograding, by real kernels, as results like the fast ones."""
+"""The second opinion: nbgrader's own autograding, by real kernels, as results."""
 
 from __future__ import annotations
 

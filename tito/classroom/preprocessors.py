@@ -74,8 +74,9 @@ def restore(submission: NotebookNode, template: NotebookNode) -> None:
     seen: dict[str, NotebookNode] = {}
     for cell in submission.cells:
         name = _grade_id(cell)
-        if name in known and (name not in seen or seen[name].cell_type != known[name].cell_type):
-            if name not in seen or cell.cell_type == known[name].cell_type:
+        if name in known:
+            first, right = seen.setdefault(name, cell), known[name].cell_type
+            if first.cell_type != right and cell.cell_type == right:
                 seen[name] = cell
     for cell in submission.cells:
         name = _grade_id(cell)

@@ -18,6 +18,7 @@ import ast
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tito.classroom.folder import Classroom
@@ -125,7 +126,7 @@ def _merge(notebook: NotebookNode, text: str, name: str) -> None:
             tests[title].source += f"\n\n{hidden}"
         else:
             raise TitoError(
-                f"{name}: the lesson has no test {title}; its tests are {', '.join(map(str, tests))}"
+                f"{name}: the lesson has no test {title}; it has {', '.join(map(str, tests))}"
             )
 
 
@@ -160,5 +161,5 @@ def _released_from(classroom: Classroom, module: Module) -> str:
     return record.read_text(encoding="utf-8").strip() if record.is_file() else ""
 
 
-def _hash(path) -> str:  # type: ignore[no-untyped-def]
+def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -90,3 +90,48 @@ def release_(which: str) -> Data:
         "points": sum(cell.metadata.nbgrader.points for cell in cells),
         "notes": [refreshed.note] if refreshed.note else [],
     }
+
+
+@command(output_grade.collect)
+@click.option(
+    "--from",
+    "folder",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where submissions lie.",
+)
+@click.option(
+    "--pattern",
+    default="",
+    metavar="REGEX",
+    help="How to read (?P<student>...) and (?P<module>...) from the path of a file below DIR.",
+)
+def collect_(folder: Path, pattern: str) -> Data:
+    """Take submissions from the folder DIR into submitted/.
+
+    Understood are the packages of tito module submit, nbgrader's exchange and its own layout
+    (STUDENT/NN_name/name.ipynb), and, with --pattern, an LMS's downloads: notebooks and zips. The
+    newest submission of each student counts; the one before is kept in submitted_old/. A zip that
+    holds links, ways out of its folder, or over 50 MB is refused.
+
+    \b
+    Example:  tito grade collect --from exchange/
+              tito grade collect --from moodle/ --pattern '^(?P<student>\\w+)_\\d+_(?P<module>\\w+)'
+    """
+    from dataclasses import asdict
+
+    from tito.classroom.collect import collect
+    from tito.classroom.folder import find_classroom
+    from tito.classroom.nbgrader_app import open_gradebook
+    from tito.course import find_course
+
+    classroom = find_classroom(find_course())
+    with output.busy("Collecting ..."):
+        collected = collect(classroom, folder.resolve(), pattern)
+        with open_gradebook(classroom) as gradebook:
+            enrolled = {student.id for student in gradebook.students}
+    students = {name.split()[0] for name in [*collected.new, *collected.updated]}
+    strangers = sorted(students - enrolled) if enrolled else []
+    notes = [f"not enrolled, but taken: {', '.join(strangers)}"] if strangers else []
+    return asdict(collected) | {"notes": notes}
