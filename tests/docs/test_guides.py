@@ -1,0 +1,168 @@
+"""Every command that a guide gives runs, and prints what the guide shows.
+
+A guide is one session in a folder of its own. Its commands stand in ```console blocks behind `$ `;
+the lines below a command are what it prints, with `...` for anything. Comments that readers don't
+see help: `% setup: NAME` (a function below plays the people of the guide), `% file: PATH` (what
+the next block says is a file), `% exits: 1` (the status of the next command).
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+
+import pytest
+from home import environment
+
+from tito.course import find_course
+from tito.notebook import grade_id, read_module, read_notebook, write_notebook
+
+COURSE = find_course()
+DOCS = COURSE.root / "docs"
+GUIDES = sorted(DOCS.glob("*.md"))
+NOT_RUN = {
+    "pip install": "the tests' environment has it, and no network",
+    "tito module view": "opens JupyterLab until Ctrl-C; tests/classroom/test_browser.py does it",
+    "nbgrader formgrader": "opens a server until Ctrl-C",
+    "dask ": "serves until Ctrl-C; tests/classroom has a cluster",
+    "tito docs serve": "serves until Ctrl-C",
+}
+PROGRAMS = r"(?:uv run |python -m )?(?:tito|pip|pytest|nbgrader|jupyter|dask|uv|git|cd)\b"
+MARKS = re.compile(
+    r"^% (?P<mark>setup|file|exits): (?P<value>.+)$|^```\{?(?P<kind>[\w-]*).*\n(?P<text>(?:.*\n)*?)```$",
+    re.MULTILINE,
+)
+
+
+@dataclass
+class Step:
+    """What a guide asks for at a line: a command, a file to write, or people to act."""
+
+    line: int
+    kind: str
+    text: str
+    printed: str = ""
+    status: int = 0
+
+
+def steps(guide: Path) -> Iterator[Step]:
+    text = guide.read_text(encoding="utf-8")
+    file, status = "", 0
+    for found in MARKS.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        if found["mark"] == "setup":
+            yield Step(line, "setup", found["value"])
+        elif found["mark"] == "file":
+            file = found["value"]
+        elif found["mark"] == "exits":
+            status = int(found["value"])
+        elif file:
+            yield Step(line, "file", file, found["text"])
+            file = ""
+        elif found["kind"] == "console":
+            _, *commands = re.split(r"^\$ ", found["text"], flags=re.MULTILINE)
+            for command in commands:
+                words, _, printed = command.partition("\n")
+                yield Step(line, "command", words, printed.strip(), status)
+                status = 0
+
+
+# --- the people of the guides ---
+
+
+def write(notebook: Path, number: str, **given: str) -> None:
+    """Write the course's solutions into a notebook, and what is `given` by grade_id."""
+    solutions = {grade_id(cell): cell.source for cell in read_module(COURSE.module(number)).cells}
+    content = read_notebook(notebook)
+    for cell in content.cells:
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            cell.source = given.get(grade_id(cell), solutions[grade_id(cell)])
+    write_notebook(notebook, content)
+
+
+def solve_all_but_one(folder: Path, run) -> None:
+    """Module 01 is written; `var` forgets the correction."""
+    notebook = folder / "modules/01_tensor/tensor.ipynb"
+    lesson = {grade_id(cell): cell.source for cell in read_notebook(notebook).cells}
+    body = (
+        "distance = a - np.mean(a, axis=axis, keepdims=True)\n"
+        "    return np.mean(distance**2, axis=axis, keepdims=keepdims)"
+    )
+    stub = "# YOUR CODE HERE\n    raise NotImplementedError()"
+    assert stub in lesson["var"]
+    write(notebook, "01", var=lesson["var"].replace(stub, body))
+
+
+def solve(folder: Path, run) -> None:
+    """Module 01 is written, and all of it is right."""
+    write(folder / "modules/01_tensor/tensor.ipynb", "01")
+
+
+def take_the_course(folder: Path, run) -> None:
+    """Ada, Grace and Linus hand in module 01: all right, one function wrong, nothing written."""
+    run("mkdir ../exchange && cd .. && tito setup students", folder)
+    workspace = folder.parent / "students"
+    for student, work in (("linus", None), ("grace", solve_all_but_one), ("ada", solve)):
+        run("tito module start 01", workspace)
+        if work:
+            work(workspace, run)
+        run(f"tito module submit 01 --no-test --to ../exchange --student {student}", workspace)
+
+
+SETUPS = {
+    "module 01 is written, but var forgets the correction": solve_all_but_one,
+    "module 01 is written": solve,
+    "three students hand in module 01": take_the_course,
+}
+
+
+# --- the tests ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_the_commands_of_a_guide(guide, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    variables, note = environment(home), tmp_path / "where"
+
+    def run(command: str, folder: Path) -> subprocess.CompletedProcess:
+        script = f"{command}\nstatus=$?\npwd >'{note}'\nexit $status"
+        return subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True
+        )
+
+    folder = home
+    for step in steps(guide):
+        place = f"{guide.name}, line {step.line}: {step.text}"
+        if step.kind == "setup":
+            SETUPS[step.text](folder, run)
+        elif step.kind == "file":
+            (folder / step.text).write_text(step.printed, encoding="utf-8")
+        elif not step.text.startswith(tuple(NOT_RUN)):
+            done = run(step.text, folder)
+            assert done.returncode == step.status, f"{place}\n{done.stdout}{done.stderr}"
+            flags = ELLIPSIS | NORMALIZE_WHITESPACE
+            got = done.stdout if step.status == 0 or done.stdout else done.stderr
+            same = not step.printed or OutputChecker().check_output(step.printed, got, flags)
+            assert same, f"{place} prints\n{got}\nnot\n{step.printed}"
+            folder = Path(note.read_text().strip())
+
+
+def test_commands_stand_where_they_are_found():
+    for guide in GUIDES:
+        text = guide.read_text(encoding="utf-8")
+        hidden = re.findall(rf"^    {PROGRAMS}.*", text, re.MULTILINE)
+        for found in MARKS.finditer(text):
+            if found["kind"] in ("", "sh", "bash", "shell", "text"):
+                hidden += re.findall(rf"^(?:\$ )?{PROGRAMS}.*", found["text"], re.MULTILINE)
+        assert not hidden, f"{guide.name}: put these into ```console: {hidden}"
+
+
+def test_what_is_not_run_is_in_a_guide():
+    commands = [step.text for guide in GUIDES for step in steps(guide) if step.kind == "command"]
+    assert len(commands) > 30
+    for beginning in NOT_RUN:
+        assert any(command.startswith(beginning) for command in commands), beginning
