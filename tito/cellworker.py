@@ -49,24 +49,37 @@ def main(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(results), encoding="utf-8")
 
 
-def run_cell(cell: dict[str, str], notebook: types.ModuleType) -> dict[str, Any]:
-    """Execute one cell; what it raises and prints is the result."""
+def run_cell(cell: dict[str, Any], notebook: types.ModuleType) -> dict[str, Any]:
+    """Execute one cell, as source or already compiled; what it raises and prints is the result."""
     global future
     name, source = f"<cell {cell['id']}>", cell["source"]
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    out, err, error = io.StringIO(), io.StringIO(), ""
+    out, err, error = Bounded(0), Bounded(10_000), ""
     start = cpu_seconds()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = compile(source, name, "exec", flags=future, dont_inherit=True)
+            code = cell.get("code") or compile(source, name, "exec", future, dont_inherit=True)
             future |= code.co_flags & __future__.annotations.compiler_flag
             exec(code, notebook.__dict__)
         except BaseException as raised:
             error = describe(raised)
-        if "matplotlib.pyplot" in sys.modules:
-            sys.modules["matplotlib.pyplot"].close("all")  # as a notebook does after a cell
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if hasattr(pyplot, "__file__"):  # unless it is to be loaded when a cell first draws
+            pyplot.close("all")  # as a notebook does after a cell
     seconds = cpu_seconds() - start
     return {"id": cell["id"], "error": error, "stderr": err.getvalue(), "seconds": seconds}
+
+
+class Bounded(io.StringIO):
+    """A stream that keeps the first `size` characters, however much is printed."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self._left = size
+
+    def write(self, text: str) -> int:
+        self._left -= super().write(text[: self._left])
+        return len(text)
 
 
 def cpu_seconds() -> float:

@@ -173,7 +173,7 @@ def needed_cells(cells: list[dict[str, Any]], tests: Iterable[str]) -> list[dict
     needed: list[dict[str, Any]] = []
     wanted: set[str] = set()
     for cell in reversed(cells):
-        defined, used = _names(cell["source"])
+        defined, used = names_of(cell["source"])
         if cell["kept"] or cell["id"] in tests or defined & wanted:
             needed.insert(0, cell)
             wanted |= used
@@ -181,7 +181,7 @@ def needed_cells(cells: list[dict[str, Any]], tests: Iterable[str]) -> list[dict
 
 
 @lru_cache(maxsize=1024)  # every wrong solution asks about the same cells
-def _names(source: str) -> tuple[set[str], set[str]]:
+def names_of(source: str) -> tuple[set[str], set[str]]:
     """The global names that a cell defines (or changes a part of), and those that it uses."""
     try:
         top = symtable.symtable(source, "<cell>", "exec")

@@ -45,24 +45,29 @@ def check(got: Any, expected: Any, hint: str, tolerance: float = 1e-6) -> None:
     times the larger of 1 and the expected size; NaN equals NaN.
     """
     __tracebackhide__ = True
-    difference = _difference(got, expected, tolerance, "")
-    _tell(f"{_asked(sys._getframe(1))} {difference}: {hint}" if difference else "")
+    found = difference(got, expected, tolerance)
+    _tell(f"{_asked(sys._getframe(1))} {found}: {hint}" if found else "")
 
 
 @contextmanager
 def check_raises(error_type: type[BaseException], part: str, hint: str) -> Iterator[None]:
     """Raise AssertionError unless the `with` block raises `error_type`, saying `part`."""
     __tracebackhide__ = True
-    expected = f"expected {error_type.__name__} saying {part!r}: {hint}"
+    kind, said, fits = "", "", False
     try:
         yield
-    except error_type as error:
-        said = part in str(error)
-        _tell("" if said else f"raised {type(error).__name__} saying {str(error)!r}, {expected}")
     except Exception as error:
-        _tell(f"raised {type(error).__name__} saying {str(error)!r}, {expected}")
-    else:
-        _tell(f"no error came, {expected}")
+        kind, said, fits = type(error).__name__, str(error), isinstance(error, error_type)
+    _tell(error_difference(kind, said, fits, error_type.__name__, part, hint))
+
+
+def error_difference(kind: str, said: str, fits: bool, wanted: str, part: str, hint: str) -> str:
+    """How an error (of type `kind`, "" if none came; `fits` if it is a `wanted`) differs from the
+    expected one, which says `part`; empty if it doesn't."""
+    if fits and part in said:
+        return ""
+    came = f"raised {kind} saying {said!r}" if kind else "no error came"
+    return f"{came}, expected {wanted} saying {part!r}: {hint}"
 
 
 def _tell(message: str) -> None:
@@ -74,10 +79,10 @@ def _tell(message: str) -> None:
         raise AssertionError(message) from None
 
 
-def _difference(got: Any, expected: Any, tolerance: float, place: str) -> str:
+def difference(got: Any, expected: Any, tolerance: float, place: str = "") -> str:
     """How `got` differs from `expected` at `place` within them, as words; empty if it doesn't."""
-    got = _unwrap(got)
-    wanted = expected.item() if type(expected) in _SCALARS else _unwrap(expected)
+    got = unwrap(got)
+    wanted = expected.item() if type(expected) in _SCALARS else unwrap(expected)
     if isinstance(got, np.dtype):
         return "" if got == np.dtype(wanted) else _words(got, np.dtype(wanted), place)
     kind = type(wanted)
@@ -102,7 +107,7 @@ def _difference(got: Any, expected: Any, tolerance: float, place: str) -> str:
         return "" if same else _words(_shown(got), _shown(wanted), place)
     else:
         raise TypeError(f"check can't compare with a {kind.__name__}: expect plain values")
-    differences = (_difference(g, w, tolerance, f"{place}[{key!r}]") for key, g, w in pairs)
+    differences = (difference(g, w, tolerance, f"{place}[{key!r}]") for key, g, w in pairs)
     return next(filter(None, differences), "")
 
 
@@ -136,7 +141,7 @@ def _array_difference(got: np.ndarray, expected: Any, tolerance: float, place: s
 _KINDS = {"b": "bool", "i": "integer", "u": "integer", "f": "float", "c": "complex", "U": "text"}
 
 
-def _unwrap(value: Any) -> Any:
+def unwrap(value: Any) -> Any:
     """The array of a Tensor (the class itself, not one derived from it) or of a NumPy scalar."""
     kind = type(value)
     if type(kind) is type and kind.__name__ == "Tensor" and kind.__bases__ == (object,):
@@ -193,8 +198,13 @@ def _asked(caller: FrameType) -> str:
         text[-1] = text[-1][:end_column]
         text[0] = text[0][column:]
         call = ast.parse(b"".join(text).decode().strip(), mode="eval").body
-        asked = ast.unparse(call.args[0])  # type: ignore[attr-defined]
+        return asked_text(call.args[0])  # type: ignore[attr-defined]
     except (TypeError, IndexError, SyntaxError, AttributeError):  # no source, as in a live prompt
         name = code.co_name
         return name.removeprefix("test_") if name.startswith("test_") else "the result"
+
+
+def asked_text(expression: ast.expr) -> str:
+    """What a check asks for, in few characters: `relu(Tensor([-0.5]))`."""
+    asked = ast.unparse(expression)
     return asked if len(asked) <= 70 else f"{asked[:67]}..."

@@ -1,0 +1,289 @@
+"""Runs a submission's cells in the sandbox: all in a row, or each test in a fork of its own.
+
+The process holds nothing but the student's own work. A test's code arrives when it is its turn,
+with a token that its messages carry; of what is expected only that comes along which has to be
+computed here. Python's audit hooks close the ways by which code looks into its caller's variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import marshal
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import types
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tito.cellworker import run_cell
+from tito.classroom.wire import encode, receive, send
+
+# what tests and this file rely on: put back, and flagged, where a student's cell replaced a part
+TRUSTED = (
+    *("builtins", "math", "numpy", "numpy.linalg", "numpy.random", "numpy.testing"),
+    *("base64", "contextlib", "json", "json.encoder", "json.decoder", "linecache", "os", "select"),
+    *("signal", "socket", "struct", "traceback"),
+)
+VOLATILE = {"builtins._", "numpy.__warningregistry__", "os.register_at_fork"}
+MISSING = object()
+# modules that hand out frames on request: whoever called them asked for one
+LENDERS = ("inspect.py", "traceback.py", "logging/__init__.py", "threading.py", "bdb.py", "pdb.py")
+FORBIDDEN = (
+    "sys._getframe",
+    "sys._current_frames",
+    "sys._current_exceptions",
+    "sys.settrace",
+    "sys.setprofile",
+    "sys.addaudithook",
+    "gc.get_objects",
+    "gc.get_referrers",
+    "gc.get_referents",
+    "code.__new__",
+    "compile",
+    "object.__getattr__",
+    "ctypes.",
+)
+FRAME_ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_code", "gi_code", "cr_code")
+
+
+class OverTime(BaseException):
+    """A cell took longer than it may; no `except Exception` of the cell's own swallows it."""
+
+
+class Originals:
+    """The parts of trusted modules and of their classes, as they were before any cell ran."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, Any, dict[str, Any]]] = []
+        for name in TRUSTED:
+            module = importlib.import_module(name)
+            self._parts.append((name, module, dict(vars(module))))
+            for part in vars(module).values():
+                if isinstance(part, type) and part.__module__ == name and _is_mutable(part):
+                    self._parts.append((f"{name}.{part.__name__}", part, dict(vars(part))))
+
+    def restore(self) -> list[str]:
+        """Put back what was replaced; returns the names."""
+        found = []
+        for owner, place, right in self._parts:
+            now = vars(place)
+            for name, value in right.items():
+                if now.get(name, MISSING) is not value and f"{owner}.{name}" not in VOLATILE:
+                    found.append(f"{owner}.{name}")
+                    setattr(place, name, value)
+        return found
+
+
+def _is_mutable(kind: type) -> bool:
+    return bool(kind.__flags__ & 1 << 9)  # Py_TPFLAGS_HEAPTYPE: written in Python
+
+
+def run_submission(channel: socket.socket, originals: Originals) -> None:
+    """Take a job from the grader, run its cells in order, and say what came of each."""
+    job = receive(channel)
+    for path, text in job["package"].items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    if job["package"]:
+        sys.path.insert(0, os.getcwd())
+    notebook = types.ModuleType("__main__")
+    guard = Guard({cell["id"] for cell in job["cells"] if cell["kind"] in ("given", "test")})
+    forget_ourselves()
+    sys.modules["__main__"] = notebook
+    ignore_checks(notebook)
+    ran: list[dict[str, Any]] = []  # what cells did since the grader last heard of us
+    for cell in map(unpacked, job["cells"]):
+        if cell["kind"] == "test":
+            put_back(originals, ran)
+            run = run_in_fork if job["fork"] else run_test
+            run(channel, cell["id"], ran, job, notebook, guard)
+            ran = []
+            continue
+        with time_limit(job["seconds"]):
+            done = run_cell(cell, notebook)
+        flags = guard.take_flags()
+        if done["error"] or flags:
+            ran.append({"id": cell["id"], "error": done["error"], "flags": flags})
+    put_back(originals, ran)
+    send(channel, {"done": True, "ran": ran, "secret": job["secret"]})
+
+
+def unpacked(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell with its code ready to run, if the course compiled it."""
+    return cell | {"code": marshal.loads(b64decode(cell["code"]))} if "code" in cell else cell
+
+
+def put_back(originals: Originals, ran: list[dict[str, Any]]) -> None:
+    """Undo what cells replaced, before anything is sent, and note it."""
+    if flags := [f"{name} was replaced" for name in originals.restore()]:
+        ran.append({"id": "cells so far", "error": "", "flags": flags[:20]})
+
+
+def run_in_fork(
+    channel: socket.socket,
+    test: str,
+    ran: list[dict[str, Any]],
+    job: dict[str, Any],
+    notebook: types.ModuleType,
+    guard: Guard,
+) -> None:
+    """Run one test in a fork, so that whatever it does to the process costs this test alone."""
+    if os.getpid() == 1:  # in a namespace of our own: nothing that earlier cells started lives on
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            run_test(channel, test, ran, job, notebook, guard)
+            os._exit(0)
+        os._exit(1)
+    # the fork has an alarm of its own; this limit is for one that blocks it
+    if hasattr(os, "pidfd_open"):
+        waiting = os.pidfd_open(child)
+        if not select.select([waiting], [], [], job["seconds"] + 5)[0]:
+            os.kill(child, signal.SIGKILL)
+        os.close(waiting)
+    if os.waitpid(child, 0)[1]:
+        send(channel, {"left": test, "secret": job["secret"]})
+
+
+def run_test(
+    channel: socket.socket,
+    test: str,
+    ran: list[dict[str, Any]],
+    job: dict[str, Any],
+    notebook: types.ModuleType,
+    guard: Guard,
+) -> None:
+    """Ask for a test's code and run it; send the values that it checks, and how it ended."""
+    send(channel, {"ready": test, "ran": ran, "secret": job["secret"]})
+    answer = receive(channel)
+    # names that tests define stay out of reach of the student's functions
+    space = types.ModuleType("__main__")
+    space.__dict__.update(notebook.__dict__)
+    for helper in answer["helpers"]:
+        run_cell(unpacked(helper), space)
+
+    values: list[dict[str, Any]] = []
+
+    def check(site: str, got: Any, *rest: Any) -> None:
+        values.append({"site": site, "got": encode(got), "rest": [encode(r) for r in rest]})
+
+    @contextlib.contextmanager
+    def check_raises(site: str, *rest: Any) -> Iterator[None]:
+        kinds, said = [], ""
+        try:
+            yield
+        except Exception as error:
+            kinds, said = [kind.__name__ for kind in type(error).__mro__], str(error)[:2000]
+        others = [encode(value) for value in rest]
+        values.append({"site": site, "raised": kinds, "said": said, "rest": others})
+
+    checks = {"__check__": check, "__check_raises__": check_raises}
+    space.__dict__.update(checks)
+    if answer["shared"]:  # a given helper, which lives in the notebook, checks something
+        notebook.__dict__.update(checks)
+    with time_limit(job["seconds"]):
+        done = run_cell(unpacked(answer), space)
+    ended = {"ended": True, "values": values, "error": done["error"], "flags": guard.take_flags()}
+    send(channel, ended | {"token": answer["token"]})
+
+
+def ignore_checks(notebook: types.ModuleType) -> None:
+    """Outside tests nobody listens to the checks of given cells."""
+    notebook.__dict__["__check__"] = lambda *arguments: None
+    notebook.__dict__["__check_raises__"] = lambda *arguments: contextlib.suppress(Exception)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise OverTime in the block once it has taken `seconds`."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise OverTime(f"it took longer than {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except OverTime:
+        pass  # run_cell has noted it, unless it came just before the cell or after it
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def forget_ourselves() -> None:
+    """Take this file and what it works with out of the reach of `import` and `sys.modules`."""
+    for name in [name for name in sys.modules if name.startswith("tito.") or name == "ctypes"]:
+        if name != "tito.testing":
+            del sys.modules[name]
+
+
+class Guard:
+    """An audit hook: it refuses a student's cells what only a forger needs, and notes it.
+
+    The events are those of Python's "Audit events table" (PEP 578). What libraries do for their own
+    ends is none of its business: the nearest caller counts.
+    """
+
+    def __init__(self, given: set[str]):
+        self._flags: list[str] = []
+        self._ours = frozenset(f"<cell {name}>" for name in given)
+        tito = os.path.dirname(os.path.dirname(__file__))
+        libraries = (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen")
+        self._libraries = (*libraries, os.path.dirname(tito) + os.sep)
+        self._looking = 0  # the thread that is within the hook
+        sys.addaudithook(self._hook)
+        os.register_at_fork = self._unless_student(os.register_at_fork)  # type: ignore[assignment]
+
+    def take_flags(self) -> list[str]:
+        """The flags so far, which are then forgotten."""
+        taken, self._flags[:] = list(dict.fromkeys(self._flags))[:20], []
+        return taken
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not event.startswith(FORBIDDEN):
+            return
+        if self._looking == threading.get_ident():
+            return  # to look for the caller is an event as well
+        if event == "object.__getattr__":
+            if arguments[1] not in FRAME_ATTRIBUTES:
+                return
+            event = f".{arguments[1]}"
+        elif event == "compile" and not self._is_trusted(str(arguments[1])):
+            return  # code under a name of its own
+        if self._student_asks(2):
+            self._refuse(event)
+
+    def _is_trusted(self, file: str) -> bool:
+        return file in self._ours or file.startswith(self._libraries)
+
+    def _student_asks(self, depth: int) -> bool:
+        """Whether the nearest caller that doesn't merely lend frames is a student's code."""
+        self._looking = threading.get_ident()
+        try:
+            frame: types.FrameType | None = sys._getframe(depth)
+            while frame and frame.f_code.co_filename.endswith(LENDERS):
+                frame = frame.f_back
+            return frame is not None and not self._is_trusted(frame.f_code.co_filename)
+        finally:
+            self._looking = 0
+
+    def _refuse(self, what: str) -> None:
+        self._flags.append(f"{what} was called, and refused")
+        raise PermissionError(f"{what} is not available while a module is graded")
+
+    def _unless_student(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if self._student_asks(2):
+                self._refuse(f"os.{function.__name__}")
+            return function(*arguments, **options)
+
+        return guarded

@@ -1,0 +1,383 @@
+"""Grading one submission: a conversation with the sandbox, and the judgement of what it says.
+
+Nothing that arrives from the sandbox is believed but values, and of those only that they came from
+the cell that was asked: what is right, how many points it earns and what a hidden test looks for
+never leave this side.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbformat import NotebookNode
+
+from tito.classroom.combine import Cell, combine
+from tito.classroom.master import Master, Test, digest
+from tito.classroom.results import CellResult
+from tito.classroom.sandbox import Limits, Sandbox
+from tito.classroom.wire import WireError, decode, receive, send
+from tito.errors import TitoError
+from tito.grading import names_of
+from tito.testing import difference, error_difference
+
+VERSION = 1  # of judgement: another one grades everything anew
+CANARY = "the-canary"
+GRACE = 10.0  # seconds more than a limit, before a process is given up
+_STUB = re.compile(r"NotImplementedError:  ?\(cell (\S+), line \d+\)")
+_TEST_LINE = re.compile(r"(\(cell [\w.-]+), line \d+\)$")
+
+
+@dataclass
+class Heard:
+    """What the sandbox said of a test."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)  # one for each check
+    error: str | None = None  # how the cell ended, "" if well; None if it said no more
+    seconds: float = 0.0
+
+
+@dataclass
+class Marks:
+    """The graded cells of a submission, and what a person should look at."""
+
+    cells: list[CellResult]
+    flags: list[str]
+
+
+def grade(
+    master: Master,
+    submission: NotebookNode | Mapping[str, Any],
+    sandbox: Sandbox,
+    package: Mapping[str, str],
+    version: str,
+    limits: Limits,
+    known: Mapping[str, CellResult] | None = None,
+) -> Marks:
+    """Run and judge a submission's cells.
+
+    `package` holds the files of a package of the student's own, by path; `version` names what is
+    imported, so that results in `known` that depend on nothing that changed are taken as they are.
+    """
+    known = known or {}
+    combined = combine(master.notebook, submission)
+    cells = runnable(master, combined.cells)
+    keys = _keys(master, cells, version)
+    old = {id: known[id] for id in master.tests if id in known and known[id].key == keys[id]}
+    flags = list(combined.notes)
+    done = dict(old)
+    for fork in (False, True):
+        left = [
+            cell for cell in cells if cell.kind != "test" or not _has_passed(done, cell.id, old)
+        ]
+        if all(cell.kind != "test" for cell in left):
+            break
+        canary = secrets.token_hex(8)
+        with sandbox.open() as channel:
+            talk = Conversation(channel, master, limits, canary, fork)
+            talk.run(left, package)
+        flags += talk.flags
+        if talk.is_tampered():
+            flags.append("the canary came back changed: what is checked was tampered with")
+            talk.heard.clear()
+        for cell in left:
+            if cell.kind == "test":
+                test = master.tests[cell.id]
+                done[cell.id], notes = judge(master, test, talk.heard.get(cell.id), talk.errors)
+                done[cell.id].key = keys[cell.id]
+                flags += notes
+    for id, points in master.answers.items():
+        done[id] = CellResult(id, 0.0, points, by_hand=True)
+    return Marks([done[id] for id in master.graded], list(dict.fromkeys(flags)))
+
+
+def _has_passed(done: Mapping[str, CellResult], test: str, old: Mapping[str, CellResult]) -> bool:
+    return test in old or (test in done and done[test].passed)
+
+
+def note_expected(master: Master, sandbox: Sandbox, limits: Limits) -> None:
+    """Let the reference solve the module, and note what each check of it expects.
+
+    TitoError if the reference fails a test of its own.
+    """
+    cells = runnable(master, master.cells)
+    with sandbox.open() as channel:
+        talk = Conversation(channel, master, limits, is_reference=True)
+        talk.run(cells, {})
+    for test in master.tests:
+        heard = talk.heard.get(test, Heard())
+        if heard.error != "":
+            reason = heard.error or talk.ending or "it gave no answer"
+            raise TitoError(f"the course's own solution fails {test}: {reason}")
+        master.expected[test] = [_expectation(record) for record in heard.records]
+        result, _ = judge(master, master.tests[test], heard, {})
+        if not result.passed:
+            raise TitoError(f"the course's own solution fails {test}: {result.message}")
+
+
+def _expectation(record: dict[str, Any]) -> dict[str, Any]:
+    """What a check expects, from what it said when the reference ran."""
+    rest = record["rest"]
+    if "raised" in record:
+        kind, part, hint = rest
+        return {"site": record["site"], "error": kind["type"], "part": part, "hint": hint}
+    tolerance = rest[2] if len(rest) > 2 else 1e-6
+    return {"site": record["site"], "expected": rest[0], "hint": rest[1], "tolerance": tolerance}
+
+
+def runnable(master: Master, cells: list[Cell]) -> list[Cell]:
+    """The cells that are run: the student's, the tests, and of the given ones those in use."""
+    kept = set(master.needed)
+    for cell in cells:
+        if cell.kind in ("solution", "own") and master.loose.search(cell.source):
+            used = names_of(cell.source)[1]
+            kept |= {id for id, names in master.defined.items() if names & used}
+    return [cell for cell in cells if cell.kind in ("solution", "own") or cell.id in kept]
+
+
+def _keys(master: Master, cells: list[Cell], version: str) -> dict[str, str]:
+    """By test, a hash of all that its result depends on."""
+    keys = {}
+    so_far = digest(VERSION, version)
+    for cell in cells:
+        if cell.kind == "test":
+            test = master.tests[cell.id]
+            sources = [master.for_students[id] for id in (*test.helpers, cell.id)]
+            keys[cell.id] = digest(so_far, *sources, json.dumps(master.expected[cell.id]))
+        else:
+            so_far = digest(so_far, cell.id, cell.source)
+    return keys
+
+
+class Conversation:
+    """One submission's way through the sandbox."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        master: Master,
+        limits: Limits,
+        canary: str = "",
+        fork: bool = True,
+        is_reference: bool = False,
+    ):
+        self.heard: dict[str, Heard] = {}
+        self.errors: dict[str, str] = {}  # of cells that are no tests
+        self.flags: list[str] = []
+        self.ending = ""  # why it ended before its time
+        self._channel, self._master, self._canary = channel, master, canary
+        self._code = master.code_for_reference if is_reference else master.code_for_students
+        self._secret = secrets.token_hex(16)
+        self._seconds, self._fork = limits.seconds, fork
+        self._deadline = time.monotonic() + limits.all_seconds + GRACE
+
+    def run(self, cells: list[Cell], package: Mapping[str, str]) -> None:
+        """Have the cells run in order, to the end or to where it breaks off."""
+        place = "the start"
+        if self._canary:
+            cells = [*cells, Cell(CANARY, "test", "")]
+        try:
+            self._send_job(cells, package)
+            waiting = 0.0
+            for cell in cells:
+                place = cell.id
+                waiting += self._seconds
+                if cell.kind == "test":
+                    self._take_test(cell.id, waiting)
+                    waiting = 0.0
+            self._take_ran(self._next(waiting, "done"))
+        except TimeoutError:
+            self.ending = f"{place} took longer than {self._seconds:g} s"
+        except (WireError, OSError) as error:
+            self.ending = f"{place} ended Python"
+            if "gone" not in str(error) and not isinstance(error, ConnectionError):
+                self.ending = f"{place} sent what no cell sends ({error})"
+        if self.ending:
+            self.flags.append(self.ending)
+
+    def is_tampered(self) -> bool:
+        """Whether a value, of which only we know what it must be, came back as another."""
+        heard = self.heard.get(CANARY)
+        if not heard or heard.error is None:
+            return False  # it broke off before
+        try:
+            return [decode(record.get("got")) for record in heard.records] != [self._canary]
+        except WireError:
+            return True
+
+    def _send_job(self, cells: list[Cell], package: Mapping[str, str]) -> None:
+        job = {"package": dict(package), "seconds": self._seconds, "secret": self._secret}
+        job["fork"] = self._fork
+        self._channel.settimeout(self._seconds + GRACE)
+        send(self._channel, job | {"cells": [self._shown(cell) for cell in cells]})
+
+    def _shown(self, cell: Cell) -> dict[str, Any]:
+        """What the process gets of a cell before it is its turn."""
+        shown: dict[str, Any] = {"id": cell.id, "kind": cell.kind, "source": ""}
+        if cell.kind == "given":
+            shown["code"] = _packed(self._code[cell.id])
+        elif cell.kind != "test":
+            shown["source"] = cell.source
+        return shown
+
+    def _take_ran(self, message: dict[str, Any]) -> None:
+        """Note what went wrong in cells since the last test."""
+        ran = message.get("ran")
+        for cell in ran[:200] if isinstance(ran, list) else []:
+            name = str(cell.get("id", ""))[:60]
+            if error := str(cell.get("error", "")):
+                self.errors[name] = error[:500]
+            self._take_flags(name, cell)
+
+    def _take_test(self, test: str, waiting: float) -> None:
+        heard = self.heard[test] = Heard()
+        message = self._next(waiting, "ready", "left")
+        start = time.perf_counter()
+        if "ready" not in message:
+            return
+        self._take_ran(message)
+        token = secrets.token_hex(16)
+        send(self._channel, self._test(test) | {"token": token})
+        message = self._next(self._seconds, "ended", "left", token=token)
+        if "ended" in message:
+            heard.error = str(message.get("error", ""))[:500]
+            values = message.get("values")
+            heard.records = (
+                [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
+            )
+            self._take_flags(test, message)
+        heard.seconds = time.perf_counter() - start
+
+    def _test(self, test: str) -> dict[str, Any]:
+        if test == CANARY:
+            source = f"__check__('{CANARY}:0', {self._canary!r})"
+            return {"id": test, "source": source, "helpers": [], "shared": False}
+        helpers = self._master.tests[test].helpers
+        return self._cell(test) | {
+            "helpers": [self._cell(helper) for helper in helpers],
+            "shared": self._master.helpers_check,
+        }
+
+    def _cell(self, id: str) -> dict[str, Any]:
+        return {"id": id, "source": "", "code": _packed(self._code[id])}
+
+    def _next(self, seconds: float, *kinds: str, token: str = "") -> dict[str, Any]:
+        """The next message, which must be of one of these kinds and know our secret."""
+        # the sandbox keeps the limits; the grader's are for one that no longer does
+        left = min(seconds + GRACE, self._deadline - time.monotonic())
+        self._channel.settimeout(max(left, 0.01))
+        message = receive(self._channel)
+        if "broken" in message:
+            raise WireError(f"broken: {str(message['broken']).strip().splitlines()[-1:]}")
+        if not any(kind in message for kind in kinds):
+            raise WireError(f"{list(message)[:5]} instead of {' or '.join(kinds)}")
+        key = ("token", token) if "ended" in message else ("secret", self._secret)
+        if (not token and "ended" in message) or message.get(key[0]) != key[1]:
+            raise WireError("a message without its token")
+        return message
+
+    def _take_flags(self, cell: str, message: dict[str, Any]) -> None:
+        flags = message.get("flags")
+        for flag in flags[:20] if isinstance(flags, list) else []:
+            self.flags.append(f"{cell}: {str(flag)[:200]}")
+
+
+def _packed(code: bytes) -> str:
+    return base64.b64encode(code).decode()
+
+
+def judge(
+    master: Master, test: Test, heard: Heard | None, errors: Mapping[str, str]
+) -> tuple[CellResult, list[str]]:
+    """What a test earns by what was heard of it (`errors` are other cells'), and flags."""
+    result = CellResult(test.id, 0.0, test.points)
+    flags: list[str] = []
+    if heard is None:
+        result.message = "a cell before it broke off the run"
+        return result, flags
+    result.seconds = round(heard.seconds, 3)
+    records = iter(heard.records)
+    hidden = False
+    for expectation in master.expected[test.id]:
+        site, hint = master.sites[expectation["site"]], str(expectation["hint"])
+        hidden = site.hidden
+        record = next(records, None)
+        if record is None:
+            break
+        if record.get("site") != expectation["site"]:
+            result.message = f"{site.asked} was not checked in its turn"
+        elif "error" in expectation:
+            result.message = _error_message(record, expectation)
+        else:
+            result.message, flag = _value_message(record, expectation, site.asked)
+            flags += [f"{test.id}: {flag}"] if flag else []
+        if result.message:
+            result.message, result.hidden = (hint if hidden else result.message), hidden
+            return result, flags
+    if heard.error != "":
+        result.message, result.hidden = _broken_off(master, heard, errors, hidden)
+    elif record is None and master.expected[test.id]:
+        result.message = "it ended before all was checked"
+    elif next(records, None):
+        result.message = "more was checked than the lesson checks"
+    else:
+        result.points = test.points
+    return result, flags
+
+
+def _value_message(
+    record: dict[str, Any], expectation: dict[str, Any], asked: str
+) -> tuple[str, str]:
+    """How a value differs from what is expected, and a flag."""
+    try:
+        got = decode(record.get("got"))
+        expected = decode(expectation["expected"])
+        found = difference(got, expected, expectation["tolerance"])
+        rest = record.get("rest")
+        if not found or not isinstance(rest, list) or not rest:
+            return (f"{asked} {found}: {expectation['hint']}" if found else ""), ""
+        # the test computes it in the student's process: from draws of the student's own, perhaps
+        theirs = difference(got, decode(rest[0]), expectation["tolerance"])
+    except (WireError, TypeError) as error:
+        return f"{asked} gave a value that can't be compared ({error})", ""
+    if theirs:
+        return f"{asked} {theirs}: {expectation['hint']}", ""
+    return "", f"{asked} is what the student's process expected, but not what the reference gave"
+
+
+def _error_message(record: dict[str, Any], expectation: dict[str, Any]) -> str:
+    kinds = record.get("raised")
+    kinds = [str(kind) for kind in kinds] if isinstance(kinds, list) else []
+    wanted = expectation["error"].rpartition(".")[2]
+    return error_difference(
+        kinds[0] if kinds else "",
+        str(record.get("said", "")),
+        wanted in kinds,
+        wanted,
+        expectation["part"],
+        expectation["hint"],
+    )
+
+
+def _broken_off(
+    master: Master, heard: Heard, errors: Mapping[str, str], hidden: bool
+) -> tuple[str, bool]:
+    """Why a test came to no good end; `hidden` if it was at a hidden check."""
+    if heard.error is None:
+        return "it ended Python, or took too long", hidden
+    if stub := _STUB.fullmatch(heard.error):
+        return f"{stub[1]} is not written yet", False
+    if name := re.match(r"NameError: name '(\w+)'", heard.error):
+        for cell, error in errors.items():
+            if name[1] in master.defined.get(cell, ()):
+                return f"{cell} ends in {error}", False
+    if hidden:  # the error's text could tell what a hidden test asks
+        return f"a hidden test ends in {heard.error.partition(':')[0][:40]}", True
+    return _TEST_LINE.sub(r"\1)", heard.error.removeprefix("AssertionError: ")), False
