@@ -1,10 +1,14 @@
-"""A class whose module 02 was graded: results as the graders keep them."""
+"""A class whose module 02 was graded: results as the graders keep them, and a gradebook."""
 
 import random
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tito.classroom.folder import Classroom
 from tito.classroom.results import CellResult, Result, write_result
 from tito.course import Module
+from tito.main import main
 
 # grade_id, points, what a wrong answer hears, whether a hidden check says so
 CELLS = (
@@ -63,3 +67,65 @@ def grade_a_class(classroom: Classroom, module: Module, count: int = 30) -> list
     for each in results:
         write_result(classroom, module, each)
     return results
+
+
+def enter(classroom: Classroom, module: Module, results: Iterable[Result]) -> None:
+    """Enter results into the gradebook by nbgrader's own interface; answers wait for a person."""
+    from nbgrader.api import Gradebook
+
+    names = module.name, module.folder
+    results = list(results)
+    with Gradebook(classroom.gradebook) as book, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbgrader 0.9.6 on SQLAlchemy 2: about its sessions
+        book.update_or_create_assignment(module.folder)
+        book.update_or_create_notebook(*names)
+        for cell in results[0].cells:
+            kind = "markdown" if cell.by_hand else "code"
+            book.update_or_create_grade_cell(
+                cell.id, *names, max_score=cell.possible, cell_type=kind
+            )
+            if cell.by_hand:
+                book.update_or_create_solution_cell(cell.id, *names)
+        for result in results:
+            book.update_or_create_student(result.student)
+            book.add_submission(module.folder, result.student)
+            for cell in result.cells:
+                grade = book.find_grade(cell.id, *names, result.student)
+                grade.auto_score = None if cell.by_hand else cell.points
+                grade.needs_manual_grade = cell.by_hand
+        book.db.commit()
+
+
+def give(
+    classroom: Classroom, module: Module, student: str, cell: str, points: float, comment: str = ""
+) -> None:
+    """Do what an instructor does in formgrader: points and a comment for one cell."""
+    from nbgrader.api import Gradebook
+
+    place = cell, module.name, module.folder, student
+    with Gradebook(classroom.gradebook) as book:
+        grade = book.find_grade(*place)
+        grade.manual_score, grade.needs_manual_grade = points, False
+        if comment:
+            book.find_comment(*place).manual_comment = comment
+        book.db.commit()
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+def tito(capsys, *words: str) -> Ran:
+    """Run a command line of tito in the current folder."""
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    captured = capsys.readouterr()
+    return Ran(status or 0, captured.out, captured.err)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tito.classroom.combine import combine
@@ -54,14 +55,15 @@ class Doctor:
         if self.roster and student not in self.roster:
             yield (
                 "the student is not in the gradebook",
-                f"nbgrader db student add {student}, or rename the folder",
+                f"nbgrader db student add {quote(student)}, or rename the folder",
             )
         notebook = self.classroom.submission(student, self.module)
         names, links = _walk(notebook.parent)
         for link in links:
-            yield f"{shown(link)} is a symbolic link", "replace it by the file that it stands for"
+            yield f"{link} is a symbolic link", "replace it by the file that it stands for"
         if not names and not links:
             yield "the folder is empty", "ask for the notebook, or delete the folder"
+        if not names:
             return
         yield from self._other_notebooks(notebook.name, names)
         if notebook.name in names:
@@ -72,7 +74,7 @@ class Doctor:
     def _other_notebooks(self, wanted: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
         """Notebooks by other names; autosaves and the student's exports aren't looked at."""
         others = sorted(name for name in names if name.endswith(".ipynb") and name != wanted)
-        listed = ", ".join(map(shown, others))
+        listed = ", ".join(others)
         if wanted in names:
             if others:
                 yield f"more notebooks than one: {listed}", f"{wanted} counts; delete the others"
@@ -109,7 +111,7 @@ class Doctor:
 
     def _content(self, path: Path, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if kernel := _foreign_kernel(data):
-            found = f"the kernel is {shown(kernel)}, not {KERNELS[0]}"
+            found = f"the kernel is {kernel}, not {KERNELS[0]}"
             yield found, "grading uses its own; look whether the code is Python"
         if other := self._better_match(set(_cells_by_id(data))):
             yield (
@@ -160,7 +162,7 @@ class Doctor:
         return _solutions(read_notebook(path) if path.is_file() else student_version(self._master))
 
     def _relative(self, path: Any) -> str:
-        return shown(os.path.relpath(path, self.classroom.root)) if path else "the folder"
+        return os.path.relpath(path, self.classroom.root) if path else "the folder"
 
 
 def look_around(classroom: Classroom, pattern: str = "*") -> Iterator[Finding]:
@@ -170,7 +172,7 @@ def look_around(classroom: Classroom, pattern: str = "*") -> Iterator[Finding]:
     for entry in _scan(classroom.root / "submitted"):
         if not fnmatch(entry.name, pattern):
             continue
-        name = shown(entry.name)
+        name = entry.name
         if entry.is_symlink():
             yield Finding(name, "", "is a symbolic link", "replace it by the folder itself")
         elif not entry.is_dir():
@@ -178,15 +180,10 @@ def look_around(classroom: Classroom, pattern: str = "*") -> Iterator[Finding]:
         else:
             inside = [each.name for each in _scan(Path(entry.path))]
             for other in sorted({*inside} - modules):
-                found = f"{shown(other)} is no module's folder"
+                found = f"{other} is no module's folder"
                 yield Finding(name, "", found, f"move the work to {example}, or delete it")
             if not inside:
                 yield Finding(name, "", "handed nothing in: the folder is empty", "delete it")
-
-
-def shown(name: str) -> str:
-    """A name that a student chose, in characters that can be printed."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:

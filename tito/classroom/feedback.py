@@ -34,7 +34,7 @@ def write_feedback(classroom: Classroom, module: Module, marks: Iterable[Mark]) 
     counts = {"written": 0, "unchanged": 0}
     for mark in marks:
         path = classroom.feedback(mark.student.id, module)
-        page = feedback_page(module, mark).encode()
+        page = feedback_page(module, mark).encode(errors="backslashreplace")
         if path.is_file() and path.read_bytes() == page:
             counts["unchanged"] += 1
         else:

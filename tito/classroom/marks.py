@@ -10,10 +10,9 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from tito.classroom.folder import Classroom
+from tito.classroom.gradebook_reading import Entry, Student, read_entries, read_roster
 from tito.classroom.results import CellResult, Result, read_results
 from tito.course import Module
 
@@ -23,21 +22,6 @@ MODULE_COLUMNS = (
 )
 NOT_GRADED, NOT_HANDED_IN = "not graded yet", "nothing handed in"
 LMS_COLUMNS = ("Student", "ID", "SIS Login ID", "Section")
-
-
-@dataclass(frozen=True)
-class Student:
-    """One line of the roster; all but the id may be empty."""
-
-    id: str
-    first_name: str = ""
-    last_name: str = ""
-    lms_id: str = ""
-
-    @property
-    def name(self) -> str:
-        """ "Lovelace, Ada", or the id where the gradebook has no name."""
-        return ", ".join(filter(None, (self.last_name, self.first_name))) or self.id
 
 
 @dataclass
@@ -104,36 +88,15 @@ class Mark:
         return NOT_GRADED if self.handed_in else NOT_HANDED_IN
 
 
-@dataclass
-class _Entry:
-    """What the gradebook holds of one submission, by grade_id."""
-
-    grades: dict[str, Any] = field(default_factory=dict)
-    comments: dict[str, str] = field(default_factory=dict)
-    penalty: float = 0.0
-
-
-def read_roster(classroom: Classroom) -> dict[str, Student]:
-    """The students in the gradebook by id; none where there is no gradebook yet."""
-    if not Path(classroom.gradebook.removeprefix("sqlite:///")).is_file():
-        return {}  # nbgrader would make one
-    from nbgrader.api import Gradebook
-    from nbgrader.api import Student as Entry
-
-    with Gradebook(classroom.gradebook) as book:
-        rows = book.db.query(Entry.id, Entry.first_name, Entry.last_name, Entry.lms_user_id).all()
-    return {row[0]: Student(*(value or "" for value in row)) for row in rows}
-
-
 def read_marks(classroom: Classroom, module: Module, engine: str = "fast") -> list[Mark]:
     """The marks of everybody who is in the gradebook or handed `module` in, in order of id."""
     roster = read_roster(classroom)
-    entries = _read_entries(classroom, module) if roster else {}
+    entries = read_entries(classroom, module)
     results = {result.student: result for result in read_results(classroom, module, engine)}
     handed_in = {*classroom.students(module), *results, *entries}
     marks = []
     for student in sorted({*roster, *handed_in}):
-        entry = entries.get(student, _Entry())
+        entry = entries.get(student, Entry())
         result = results.get(student) or _graded_by_nbgrader(student, module, entry)
         mark = Mark(
             roster.get(student, Student(student)),
@@ -152,7 +115,7 @@ def read_marks(classroom: Classroom, module: Module, engine: str = "fast") -> li
     return marks
 
 
-def _cell_marks(result: Result, entry: _Entry) -> list[CellMark]:
+def _cell_marks(result: Result, entry: Entry) -> list[CellMark]:
     """The engine's points, unless a person gave others; extra credit comes on top."""
     marks = []
     for cell in result.cells:
@@ -167,7 +130,7 @@ def _cell_marks(result: Result, entry: _Entry) -> list[CellMark]:
     return marks
 
 
-def _graded_by_nbgrader(student: str, module: Module, entry: _Entry) -> Result | None:
+def _graded_by_nbgrader(student: str, module: Module, entry: Entry) -> Result | None:
     """The result of somebody whom only nbgrader's own `nbgrader autograde` graded."""
     if not entry.grades:
         return None
@@ -182,49 +145,6 @@ def _graded_by_nbgrader(student: str, module: Module, entry: _Entry) -> Result |
         for name, grade in entry.grades.items()
     ]
     return Result(student, module.folder, "nbgrader autograde", "", cells)
-
-
-def _read_entries(classroom: Classroom, module: Module) -> dict[str, _Entry]:
-    """The gradebook's part of every submission of `module`, by student."""
-    from nbgrader.api import (
-        Assignment,
-        BaseCell,
-        Comment,
-        Grade,
-        Gradebook,
-        SubmittedAssignment,
-        SubmittedNotebook,
-    )
-
-    entries: dict[str, _Entry] = {}
-    with Gradebook(classroom.gradebook) as book:
-        mine = (
-            book.db.query(SubmittedAssignment)
-            .join(Assignment, SubmittedAssignment.assignment_id == Assignment.id)
-            .filter(Assignment.name == module.folder)
-        )
-        who, penalty = SubmittedAssignment.student_id, SubmittedAssignment.late_submission_penalty
-        for student, points in mine.with_entities(who, penalty):
-            entries[student] = _Entry(penalty=points or 0.0)
-
-        def rows(kind: Any, *columns: Any) -> Any:
-            return (
-                mine.join(
-                    SubmittedNotebook, SubmittedNotebook.assignment_id == SubmittedAssignment.id
-                )
-                .join(kind, kind.notebook_id == SubmittedNotebook.id)
-                .join(BaseCell, BaseCell.id == kind.cell_id)
-                .with_entities(who, BaseCell.name.label("cell"), *columns)
-            )
-
-        columns = ("auto_score", "manual_score", "extra_credit", "needs_manual_grade")
-        more = (Grade.max_score.label("max_score"), Grade.cell_type.label("cell_type"))
-        for row in rows(Grade, *(getattr(Grade, column) for column in columns), *more):
-            entries[row.student_id].grades[row.cell] = row
-        for row in rows(Comment, Comment.comment.label("comment")):
-            if row.comment:
-                entries[row.student_id].comments[row.cell] = row.comment
-    return entries
 
 
 def module_table(marks: Iterable[Mark]) -> list[list[str]]:
@@ -264,13 +184,13 @@ def lms_table(columns: dict[str, list[Mark]], unit: str) -> list[list[str]]:
         who = [_inert(text) for text in (student.name, student.lms_id, student.id)]
         values = []
         for module in columns:
-            mark = given.get(module)
-            if mark is None:
+            own = given.get(module)
+            if own is None:
                 values.append("0")
-            elif mark.problem == NOT_GRADED:
+            elif own.problem == NOT_GRADED:
                 values.append("")
             else:
-                values.append(f"{mark.percent:.2f}" if unit == "percent" else f"{mark.points:g}")
+                values.append(f"{own.percent:.2f}" if unit == "percent" else f"{own.points:g}")
         rows.append([*who, "", *values])
     return rows
 
@@ -283,5 +203,6 @@ def as_csv(rows: list[list[str]]) -> str:
 
 
 def _inert(text: str) -> str:
-    """Student's text that no spreadsheet takes for a formula."""
+    """Student's text as UTF-8 can hold it, and which no spreadsheet takes for a formula."""
+    text = text.encode(errors="backslashreplace").decode()
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from tito.classroom.marks import Mark
 from tito.course import Module
 from tito.errors import TitoError
+from tito.files import atomic_write
 
 BINS = 10  # of the histogram: 0-10 %, ..., 90-100 %
 Data = dict[str, Any]
@@ -116,7 +118,13 @@ def draw(path: Path, module: Module, marks: Sequence[Mark]) -> None:
     for axes in (points, cells):
         axes.spines[["top", "right"]].set_visible(False)
     _draw_items(cells, [item for item in items if item["passed"] is not None])
-    figure.savefig(path, dpi=150)
+    kind = path.suffix.lstrip(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise TitoError(f"{path}: no picture ends in that: use one of .{', .'.join(known)}")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=150)
+    atomic_write(path, picture.getvalue())
 
 
 def _draw_items(axes: Any, items: list[Data]) -> None:

@@ -104,17 +104,17 @@ def _notes(marks: list[Mark]) -> list[str]:
     """What stands between these marks and final ones."""
     from tito.classroom.marks import NOT_GRADED
 
-    ungraded = [mark.student.id for mark in marks if mark.problem == NOT_GRADED]
+    ungraded = sum(mark.problem == NOT_GRADED for mark in marks)
     waiting = sum(mark.waiting for mark in marks)
+    module = marks[0].module
     notes = []
     if ungraded:
-        number = marks[0].module[:2]
-        names = ", ".join(ungraded[:5]) + (", ..." if ungraded[5:] else "")
-        notes.append(f"not graded yet: {names} (run tito grade autograde {number})")
-    if waiting:
         notes.append(
-            f"{marks[0].module}: {waiting} written answers wait for a person: nbgrader formgrader"
+            f"{module}: {ungraded} handed in and are not graded yet: "
+            f"tito grade autograde {module[:2]}"
         )
+    if waiting:
+        notes.append(f"{module}: {waiting} written answers wait for a person: nbgrader formgrader")
     return notes
 
 
@@ -295,7 +295,7 @@ def doctor_(which: str | None, pattern: str, policy: str) -> Data:
               tito grade doctor --students 'a*' --policy own
     """
     from tito.classroom.diagnosis import Doctor, look_around
-    from tito.classroom.marks import read_roster
+    from tito.classroom.gradebook_reading import read_roster
 
     classroom = _here()
     if not (classroom.root / "submitted").is_dir():
