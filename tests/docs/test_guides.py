@@ -10,7 +10,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,17 @@ COURSE = find_course()
 DOCS = COURSE.root / "docs"
 GUIDES = sorted(DOCS.glob("*.md"))
 NOT_RUN = {
-    "pip install": "the tests' environment has it, and no network",
+    "pip install": "the tests' environment has it",
+    "python -m pip": "a fresh clone's first words; .ci/run says them",
+    "python -m uv": "the same",
     "tito module view": "opens JupyterLab until Ctrl-C; tests/classroom/test_browser.py does it",
     "nbgrader formgrader": "opens a server until Ctrl-C",
     "dask ": "serves until Ctrl-C; tests/classroom has a cluster",
-    "tito docs serve": "serves until Ctrl-C",
 }
 PROGRAMS = r"(?:uv run |python -m )?(?:tito|pip|pytest|nbgrader|jupyter|dask|uv|git|cd)\b"
 MARKS = re.compile(
-    r"^% (?P<mark>setup|file|exits): (?P<value>.+)$|^```\{?(?P<kind>[\w-]*).*\n(?P<text>(?:.*\n)*?)```$",
+    r"^% (?P<mark>setup|file|exits): (?P<value>.+)$|"
+    r"^```\{?(?P<kind>[\w-]*).*\n(?P<text>(?:.*\n)*?)```$",
     re.MULTILINE,
 )
 
@@ -67,6 +68,12 @@ def steps(guide: Path) -> Iterator[Step]:
                 words, _, printed = command.partition("\n")
                 yield Step(line, "command", words, printed.strip(), status)
                 status = 0
+
+
+def is_shown(printed: str, got: str) -> bool:
+    """Whether a command that prints `got` prints what a guide shows, whatever the spacing."""
+    parts = [re.escape(" ".join(part.split())) for part in printed.split("...")]
+    return not printed or bool(re.fullmatch(".*".join(parts), " ".join(got.split())))
 
 
 # --- the people of the guides ---
@@ -111,7 +118,17 @@ def take_the_course(folder: Path, run) -> None:
         run(f"tito module submit 01 --no-test --to ../exchange --student {student}", workspace)
 
 
+def make_exchange(folder: Path, run) -> None:
+    run("mkdir ~/exchange", folder)
+
+
+def skip(folder: Path, run) -> None:
+    run("tito module start 09", folder)
+
+
 SETUPS = {
+    "modules 02 to 08 are skipped": skip,
+    "there is a folder ~/exchange": make_exchange,
     "module 01 is written, but var forgets the correction": solve_all_but_one,
     "module 01 is written": solve,
     "three students hand in module 01": take_the_course,
@@ -144,11 +161,17 @@ def test_the_commands_of_a_guide(guide, tmp_path):
         elif not step.text.startswith(tuple(NOT_RUN)):
             done = run(step.text, folder)
             assert done.returncode == step.status, f"{place}\n{done.stdout}{done.stderr}"
-            flags = ELLIPSIS | NORMALIZE_WHITESPACE
-            got = done.stdout if step.status == 0 or done.stdout else done.stderr
-            same = not step.printed or OutputChecker().check_output(step.printed, got, flags)
-            assert same, f"{place} prints\n{got}\nnot\n{step.printed}"
+            got = done.stdout or done.stderr
+            assert is_shown(step.printed, got), f"{place} prints\n{got}\nnot\n{step.printed}"
             folder = Path(note.read_text().strip())
+
+
+def test_what_is_shown_is_compared():
+    got = "passes test-relu   5 points\nfails  test-gelu  4 points\n"
+    assert is_shown("passes test-relu 5 points\n...", got)
+    assert is_shown("...\nfails  test-gelu  4 points", got)
+    assert not is_shown("passes test-relu 5 points", got)
+    assert not is_shown("...test-gelu  5 points", got)
 
 
 def test_commands_stand_where_they_are_found():
@@ -163,6 +186,6 @@ def test_commands_stand_where_they_are_found():
 
 def test_what_is_not_run_is_in_a_guide():
     commands = [step.text for guide in GUIDES for step in steps(guide) if step.kind == "command"]
-    assert len(commands) > 30
+    assert len(commands) > 20
     for beginning in NOT_RUN:
         assert any(command.startswith(beginning) for command in commands), beginning
