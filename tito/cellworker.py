@@ -64,7 +64,9 @@ def run_cell(cell: dict[str, Any], notebook: types.ModuleType) -> dict[str, Any]
         except BaseException as raised:
             error = describe(raised)
         pyplot = sys.modules.get("matplotlib.pyplot")
-        if hasattr(pyplot, "__file__"):  # unless it is to be loaded when a cell first draws
+        if pyplot and hasattr(
+            pyplot, "__file__"
+        ):  # unless it is to be loaded when a cell first draws
             pyplot.close("all")  # as a notebook does after a cell
     seconds = cpu_seconds() - start
     return {"id": cell["id"], "error": error, "stderr": err.getvalue(), "seconds": seconds}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tito.output import _plain
@@ -55,11 +55,49 @@ def collect(console: Console, data: Data) -> None:
         console.print(f"[red]refused[/] {_plain(place)}: {_plain(reason)}", soft_wrap=True)
 
 
-def counted(items: Collection[T], doing: str) -> Iterable[T]:
-    """The items, counted by a progress bar where stderr is a terminal."""
+def counted(items: Iterable[T], doing: str, total: int | None = None) -> Iterable[T]:
+    """The items, counted by a progress bar where stderr is a terminal; `total` if they come."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=doing, unit=" students", disable=None)
+    return tqdm(items, desc=doing, unit=" students", total=total, disable=None)
+
+
+def autograde(console: Console, data: Data) -> None:
+    console.print(
+        f"[green]{data['module']}[/]: {data['students']} submissions graded, mean "
+        f"{data['mean']:.1f} of {data['possible'] - data['by_hand']:g} points, "
+        f"{data['full']} pass every test",
+        soft_wrap=True,
+    )
+    if data["by_hand"]:
+        console.print(f"{data['by_hand']:g} points are for a person to give: nbgrader formgrader")
+    for student, problem in data["problems"].items():
+        console.print(f"[red]not graded[/] {_plain(student)}: {_plain(problem)}", soft_wrap=True)
+    if data["flagged"]:
+        shown = ", ".join(data["flagged"][:12]) + (", ..." if len(data["flagged"]) > 12 else "")
+        console.print(
+            f"[yellow]{len(data['flagged'])} with something to look at[/] ({_plain(shown)}): "
+            f"{data['next']} --flags",
+            soft_wrap=True,
+        )
+    console.print(f"\nNext: {data['next']}")
+
+
+def compare(console: Console, data: Data) -> None:
+    for row in data["rows"]:
+        console.print(
+            f"{_plain(row['student'])} {row['cell']}: fast {row['fast']:g}, nbgrader "
+            f"{row['nbgrader']:g}",
+            soft_wrap=True,
+        )
+        for engine in ("fast", "nbgrader"):
+            if row[f"says_{engine}"]:
+                console.print(f"   {engine}: {_plain(row[f'says_{engine}'])}", soft_wrap=True)
+    if data["ok"]:
+        console.print(f"Both engines give {data['students']} students the same marks.")
+    else:
+        students = {row["student"] for row in data["rows"]}
+        console.print(f"\n{len(data['rows'])} tests of {len(students)} students differ.")
 
 
 def feedback(console: Console, data: Data) -> None:

@@ -21,6 +21,8 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
+
 from tito.cellworker import run_cell
 from tito.classroom.wire import encode, receive, send
 
@@ -87,12 +89,6 @@ def _is_mutable(kind: type) -> bool:
 def run_submission(channel: socket.socket, originals: Originals) -> None:
     """Take a job from the grader, run its cells in order, and say what came of each."""
     job = receive(channel)
-    for path, text in job["package"].items():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    if job["package"]:
-        sys.path.insert(0, os.getcwd())
     notebook = types.ModuleType("__main__")
     guard = Guard({cell["id"] for cell in job["cells"] if cell["kind"] in ("given", "test")})
     forget_ourselves()
@@ -165,16 +161,18 @@ def run_test(
     """Ask for a test's code and run it; send the values that it checks, and how it ended."""
     send(channel, {"ready": test, "ran": ran, "secret": job["secret"]})
     answer = receive(channel)
-    # names that tests define stay out of reach of the student's functions
-    space = types.ModuleType("__main__")
-    space.__dict__.update(notebook.__dict__)
+    # names that a test defines are out of reach of the student's functions, if it can do with that
+    before = dict(notebook.__dict__)
+    space = notebook if answer["inside"] else types.ModuleType("__main__")
+    space.__dict__.update(before)
     for helper in answer["helpers"]:
         run_cell(unpacked(helper), space)
 
     values: list[dict[str, Any]] = []
 
     def check(site: str, got: Any, *rest: Any) -> None:
-        values.append({"site": site, "got": encode(got), "rest": [encode(r) for r in rest]})
+        plain = [value.item() if isinstance(value, numpy.generic) else value for value in rest]
+        values.append({"site": site, "got": encode(got), "rest": [*map(encode, plain)]})
 
     @contextlib.contextmanager
     def check_raises(site: str, *rest: Any) -> Iterator[None]:
@@ -194,6 +192,9 @@ def run_test(
         done = run_cell(unpacked(answer), space)
     ended = {"ended": True, "values": values, "error": done["error"], "flags": guard.take_flags()}
     send(channel, ended | {"token": answer["token"]})
+    for name in notebook.__dict__.keys() - before.keys():
+        del notebook.__dict__[name]
+    ignore_checks(notebook)
 
 
 def ignore_checks(notebook: types.ModuleType) -> None:
@@ -241,7 +242,7 @@ class Guard:
         self._libraries = (*libraries, os.path.dirname(tito) + os.sep)
         self._looking = 0  # the thread that is within the hook
         sys.addaudithook(self._hook)
-        os.register_at_fork = self._unless_student(os.register_at_fork)  # type: ignore[assignment]
+        os.register_at_fork = self._unless_student(os.register_at_fork)
 
     def take_flags(self) -> list[str]:
         """The flags so far, which are then forgotten."""

@@ -13,11 +13,9 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from nbformat import NotebookNode
 
 from tito.classroom.combine import Cell, combine
 from tito.classroom.master import Master, Test, digest
@@ -29,9 +27,11 @@ from tito.grading import names_of
 from tito.testing import difference, error_difference
 
 VERSION = 1  # of judgement: another one grades everything anew
+UNWRITTEN = "is not written yet"
 CANARY = "the-canary"
 GRACE = 10.0  # seconds more than a limit, before a process is given up
 _STUB = re.compile(r"NotImplementedError:  ?\(cell (\S+), line \d+\)")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _TEST_LINE = re.compile(r"(\(cell [\w.-]+), line \d+\)$")
 
 
@@ -54,17 +54,16 @@ class Marks:
 
 def grade(
     master: Master,
-    submission: NotebookNode | Mapping[str, Any],
-    sandbox: Sandbox,
-    package: Mapping[str, str],
+    submission: Any,
+    sandbox: Callable[[], Sandbox],
     version: str,
     limits: Limits,
     known: Mapping[str, CellResult] | None = None,
 ) -> Marks:
     """Run and judge a submission's cells.
 
-    `package` holds the files of a package of the student's own, by path; `version` names what is
-    imported, so that results in `known` that depend on nothing that changed are taken as they are.
+    `version` names the package that the sandbox holds, which `sandbox` opens if need be. Results in
+    `known` are taken as they are, if nothing changed of what they depend on.
     """
     known = known or {}
     combined = combine(master.notebook, submission)
@@ -75,14 +74,14 @@ def grade(
     done = dict(old)
     for fork in (False, True):
         left = [
-            cell for cell in cells if cell.kind != "test" or not _has_passed(done, cell.id, old)
+            cell for cell in cells if cell.kind != "test" or not _is_settled(done, cell.id, old)
         ]
         if all(cell.kind != "test" for cell in left):
             break
         canary = secrets.token_hex(8)
-        with sandbox.open() as channel:
+        with sandbox().open() as channel:
             talk = Conversation(channel, master, limits, canary, fork)
-            talk.run(left, package)
+            talk.run(left)
         flags += talk.flags
         if talk.is_tampered():
             flags.append("the canary came back changed: what is checked was tampered with")
@@ -98,28 +97,32 @@ def grade(
     return Marks([done[id] for id in master.graded], list(dict.fromkeys(flags)))
 
 
-def _has_passed(done: Mapping[str, CellResult], test: str, old: Mapping[str, CellResult]) -> bool:
-    return test in old or (test in done and done[test].passed)
+def _is_settled(done: Mapping[str, CellResult], test: str, old: Mapping[str, CellResult]) -> bool:
+    """Whether another run can't change what a test gave."""
+    found = done.get(test)
+    return test in old or (
+        found is not None and (found.passed or found.message.endswith(UNWRITTEN))
+    )
 
 
-def note_expected(master: Master, sandbox: Sandbox, limits: Limits) -> None:
+def note_expected(master: Master, sandbox: Sandbox, limits: Limits) -> float:
     """Let the reference solve the module, and note what each check of it expects.
 
-    TitoError if the reference fails a test of its own.
+    Returns the seconds that its slowest test took. TitoError if it fails one.
     """
-    cells = runnable(master, master.cells)
     with sandbox.open() as channel:
         talk = Conversation(channel, master, limits, is_reference=True)
-        talk.run(cells, {})
-    for test in master.tests:
-        heard = talk.heard.get(test, Heard())
+        talk.run(runnable(master, master.cells))
+    for id, test in master.tests.items():
+        heard = talk.heard.get(id, Heard())
         if heard.error != "":
             reason = heard.error or talk.ending or "it gave no answer"
-            raise TitoError(f"the course's own solution fails {test}: {reason}")
-        master.expected[test] = [_expectation(record) for record in heard.records]
-        result, _ = judge(master, master.tests[test], heard, {})
+            raise TitoError(f"the course's own solution fails {id}: {reason}")
+        master.expected[id] = [_expectation(record) for record in heard.records]
+        result, _ = judge(master, test, heard, {})
         if not result.passed:
-            raise TitoError(f"the course's own solution fails {test}: {result.message}")
+            raise TitoError(f"the course's own solution fails {id}: {result.message}")
+    return max((heard.seconds for heard in talk.heard.values()), default=0.0)
 
 
 def _expectation(record: dict[str, Any]) -> dict[str, Any]:
@@ -178,13 +181,13 @@ class Conversation:
         self._seconds, self._fork = limits.seconds, fork
         self._deadline = time.monotonic() + limits.all_seconds + GRACE
 
-    def run(self, cells: list[Cell], package: Mapping[str, str]) -> None:
+    def run(self, cells: list[Cell]) -> None:
         """Have the cells run in order, to the end or to where it breaks off."""
         place = "the start"
         if self._canary:
             cells = [*cells, Cell(CANARY, "test", "")]
         try:
-            self._send_job(cells, package)
+            self._send_job(cells)
             waiting = 0.0
             for cell in cells:
                 place = cell.id
@@ -212,9 +215,8 @@ class Conversation:
         except WireError:
             return True
 
-    def _send_job(self, cells: list[Cell], package: Mapping[str, str]) -> None:
-        job = {"package": dict(package), "seconds": self._seconds, "secret": self._secret}
-        job["fork"] = self._fork
+    def _send_job(self, cells: list[Cell]) -> None:
+        job = {"fork": self._fork, "seconds": self._seconds, "secret": self._secret}
         self._channel.settimeout(self._seconds + GRACE)
         send(self._channel, job | {"cells": [self._shown(cell) for cell in cells]})
 
@@ -258,10 +260,10 @@ class Conversation:
     def _test(self, test: str) -> dict[str, Any]:
         if test == CANARY:
             source = f"__check__('{CANARY}:0', {self._canary!r})"
-            return {"id": test, "source": source, "helpers": [], "shared": False}
-        helpers = self._master.tests[test].helpers
+            return {"id": test, "source": source, "helpers": [], "inside": False, "shared": False}
         return self._cell(test) | {
-            "helpers": [self._cell(helper) for helper in helpers],
+            "helpers": [self._cell(helper) for helper in self._master.tests[test].helpers],
+            "inside": self._master.tests[test].is_inside,
             "shared": self._master.helpers_check,
         }
 
@@ -373,11 +375,12 @@ def _broken_off(
     if heard.error is None:
         return "it ended Python, or took too long", hidden
     if stub := _STUB.fullmatch(heard.error):
-        return f"{stub[1]} is not written yet", False
+        return f"{stub[1]} {UNWRITTEN}", False
     if name := re.match(r"NameError: name '(\w+)'", heard.error):
         for cell, error in errors.items():
             if name[1] in master.defined.get(cell, ()):
                 return f"{cell} ends in {error}", False
     if hidden:  # the error's text could tell what a hidden test asks
         return f"a hidden test ends in {heard.error.partition(':')[0][:40]}", True
-    return _TEST_LINE.sub(r"\1)", heard.error.removeprefix("AssertionError: ")), False
+    error = _ADDRESS.sub("", heard.error.removeprefix("AssertionError: "))
+    return _TEST_LINE.sub(r"\1)", error), False

@@ -49,6 +49,7 @@ class Test:
     id: str
     points: float
     helpers: tuple[str, ...]  # tests before it whose definitions it uses
+    is_inside: bool  # whether it must run among the notebook's own names, which it changes
 
 
 @dataclass
@@ -130,7 +131,8 @@ def read_master(notebook: NotebookNode) -> Master:
             used = names_of(cell.source)[1]
             before = [other for other in cells[:position] if other.kind == "test"]
             helpers = tuple(other.id for other in before if defined[other.id] & used)
-            tests[cell.id] = Test(cell.id, points[cell.id], helpers)
+            inside = any(isinstance(node, ast.Global) for node in ast.walk(ast.parse(cell.source)))
+            tests[cell.id] = Test(cell.id, points[cell.id], helpers, inside)
     plain = [
         {
             "id": cell.id,

@@ -111,10 +111,10 @@ def _parents(places: object) -> list[str]:
 class Sandbox:
     """A zygote with a package loaded: `with Sandbox(package) as sandbox: channel = sandbox.open()`.
 
-    `package` is a folder tinytorch/ that all submissions see, None if each brings its own.
+    `package` is the folder tinytorch/ that all submissions see.
     """
 
-    def __init__(self, package: Path | None, limits: Limits, preload: list[str], isolated: bool):
+    def __init__(self, package: Path, limits: Limits, preload: list[str], isolated: bool):
         self._folder = Path(tempfile.mkdtemp(prefix="tito-sandbox-"))
         self._folder.chmod(0o755)
         self._lay_out(package)
@@ -182,7 +182,7 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _lay_out(self, package: Path | None) -> None:
+    def _lay_out(self, package: Path) -> None:
         """The folder that the sandbox sees: the package, and of tito what runs the cells."""
         code = self._folder / "code"
         here = Path(__file__).resolve().parent.parent
@@ -190,10 +190,8 @@ class Sandbox:
             atomic_write(code / "tito" / name, (here / name).read_bytes())
         atomic_write(code / "tito" / "__init__.py", "")
         atomic_write(code / "tito" / "whose.py", "def whose_tinytorch() -> None: ...\n")
-        if package:
-            shutil.copytree(
-                package, code / "tinytorch", ignore=shutil.ignore_patterns("__pycache__")
-            )
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, code / "tinytorch", ignore=ignored)
 
 
 def available(require: bool = False) -> bool:

@@ -45,7 +45,7 @@ def main(control: socket.socket, options: dict[str, Any]) -> None:
         become_nobody()
     for name in ("matplotlib", "matplotlib.pyplot"):
         sys.modules[name] = Later(name)
-    sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"]
+    vars(sys.modules["matplotlib"])["pyplot"] = sys.modules["matplotlib.pyplot"]
     for statement in options["preload"]:
         with contextlib.suppress(Exception):  # then the cell that needs it says so
             exec(statement, {})
