@@ -28,6 +28,7 @@ from tito.testing import difference, error_difference
 
 VERSION = 1  # of judgement: another one grades everything anew
 UNWRITTEN = "is not written yet"
+OVERTIME = "longer than it may"
 CANARY = "the-canary"
 GRACE = 10.0  # seconds more than a limit, before a process is given up
 _STUB = re.compile(r"NotImplementedError:  ?\(cell (\S+), line \d+\)")
@@ -82,14 +83,12 @@ def grade(
         with sandbox().open() as channel:
             talk = Conversation(channel, master, limits, canary, fork)
             talk.run(left)
-        flags += talk.flags
-        if talk.is_tampered():
-            flags.append("the canary came back changed: what is checked was tampered with")
+        if not talk.is_trusted():
             talk.heard.clear()
+        flags += talk.flags
         for cell in left:
             if cell.kind == "test":
-                test = master.tests[cell.id]
-                done[cell.id], notes = judge(master, test, talk.heard.get(cell.id), talk.errors)
+                done[cell.id], notes = judge(master, master.tests[cell.id], talk)
                 done[cell.id].key = keys[cell.id]
                 flags += notes
     for id, points in master.answers.items():
@@ -101,7 +100,7 @@ def _is_settled(done: Mapping[str, CellResult], test: str, old: Mapping[str, Cel
     """Whether another run can't change what a test gave."""
     found = done.get(test)
     return test in old or (
-        found is not None and (found.passed or found.message.endswith(UNWRITTEN))
+        found is not None and (found.passed or found.message.endswith((UNWRITTEN, OVERTIME)))
     )
 
 
@@ -119,7 +118,7 @@ def note_expected(master: Master, sandbox: Sandbox, limits: Limits) -> float:
             reason = heard.error or talk.ending or "it gave no answer"
             raise TitoError(f"the course's own solution fails {id}: {reason}")
         master.expected[id] = [_expectation(record) for record in heard.records]
-        result, _ = judge(master, test, heard, {})
+        result, _ = judge(master, test, talk)
         if not result.passed:
             raise TitoError(f"the course's own solution fails {id}: {result.message}")
     return max((heard.seconds for heard in talk.heard.values()), default=0.0)
@@ -197,7 +196,7 @@ class Conversation:
                     waiting = 0.0
             self._take_ran(self._next(waiting, "done"))
         except TimeoutError:
-            self.ending = f"{place} took longer than {self._seconds:g} s"
+            self.ending = f"{place} took {OVERTIME}"
         except (WireError, OSError) as error:
             self.ending = f"{place} ended Python"
             if "gone" not in str(error) and not isinstance(error, ConnectionError):
@@ -205,15 +204,22 @@ class Conversation:
         if self.ending:
             self.flags.append(self.ending)
 
-    def is_tampered(self) -> bool:
-        """Whether a value, of which only we know what it must be, came back as another."""
+    def is_trusted(self) -> bool:
+        """Whether the canary, a value that only we know, came back as it was sent.
+
+        Where each test has a fork of its own, one before it may have ended the process instead.
+        """
         heard = self.heard.get(CANARY)
         if not heard or heard.error is None:
-            return False  # it broke off before
+            return self._fork
         try:
-            return [decode(record.get("got")) for record in heard.records] != [self._canary]
+            is_right = [decode(record.get("got")) for record in heard.records] == [self._canary]
         except WireError:
-            return True
+            is_right = False
+        if not is_right:
+            self.ending = "what is checked was tampered with"
+            self.flags.append(f"the canary came back changed: {self.ending}")
+        return is_right
 
     def _send_job(self, cells: list[Cell]) -> None:
         job = {"fork": self._fork, "seconds": self._seconds, "secret": self._secret}
@@ -295,14 +301,13 @@ def _packed(code: bytes) -> str:
     return base64.b64encode(code).decode()
 
 
-def judge(
-    master: Master, test: Test, heard: Heard | None, errors: Mapping[str, str]
-) -> tuple[CellResult, list[str]]:
-    """What a test earns by what was heard of it (`errors` are other cells'), and flags."""
+def judge(master: Master, test: Test, talk: Conversation) -> tuple[CellResult, list[str]]:
+    """What a test earns by what was heard of it, and flags."""
     result = CellResult(test.id, 0.0, test.points)
     flags: list[str] = []
+    heard = talk.heard.get(test.id)
     if heard is None:
-        result.message = "a cell before it broke off the run"
+        result.message = f"it was not run: {talk.ending}"
         return result, flags
     result.seconds = round(heard.seconds, 3)
     records = iter(heard.records)
@@ -324,10 +329,10 @@ def judge(
             result.message, result.hidden = (hint if hidden else result.message), hidden
             return result, flags
     if heard.error != "":
-        result.message, result.hidden = _broken_off(master, heard, errors, hidden)
-    elif record is None and master.expected[test.id]:
+        result.message, result.hidden = _broken_off(master, heard, talk.errors, hidden)
+    elif len(heard.records) < len(master.expected[test.id]):
         result.message = "it ended before all was checked"
-    elif next(records, None):
+    elif len(heard.records) > len(master.expected[test.id]):
         result.message = "more was checked than the lesson checks"
     else:
         result.points = test.points
@@ -374,6 +379,8 @@ def _broken_off(
     """Why a test came to no good end; `hidden` if it was at a hidden check."""
     if heard.error is None:
         return "it ended Python, or took too long", hidden
+    if heard.error.startswith("OverTime:"):
+        return f"it took {OVERTIME}", hidden
     if stub := _STUB.fullmatch(heard.error):
         return f"{stub[1]} {UNWRITTEN}", False
     if name := re.match(r"NameError: name '(\w+)'", heard.error):
