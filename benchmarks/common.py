@@ -79,7 +79,7 @@ class Row:
         if self.limit is not None and self.ratio is not None and self.ratio > self.limit:
             return f"{self.name}: ratio {self.ratio:.2f}, limit {self.limit:.2f}"
         if self.most is not None and time > self.most:
-            return f"{self.name}: {time * 1e6:.1f} us, limit {self.most * 1e6:.1f} us"
+            return f"{self.name}: {_time(time)}, limit {_time(self.most)}"
         return ""
 
 
@@ -126,11 +126,11 @@ def print_table(title: str, rows: list[Row]) -> None:
     width = max(len(title), *(len(row.name) for row in rows))
     print(f"\n{title:{width}}  " + "  ".join(f"{w:>14}" for w in who) + "   ratio      limit")
     for row in rows:
-        cells = "  ".join(f"{row.medians[w] * 1e6:11.1f} us" for w in who)
+        cells = "  ".join(f"{_time(row.medians[w]):>14}" for w in who)
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         limit = "" if row.limit is None else f"{row.limit:.2f}"
         if row.most is not None:
-            limit = f"{row.most * 1e6:,.0f} us"
+            limit = _time(row.most)
         extra = "".join(f"  {key} {value}" for key, value in row.notes.items())
         print(f"{row.name:{width}}  {cells}  {ratio:>6}  {limit:>9}{extra}")
 
@@ -165,6 +165,10 @@ def report_seeds(
         print(f"missed: {words}")
     if options.check and missed:
         sys.exit(1)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e6:,.1f} us"
 
 
 def _figure(value: float) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import jupytext
@@ -45,6 +46,11 @@ def read_module(source: Module | Path | str) -> NotebookNode:
 
 def read_percent(text: str) -> NotebookNode:
     """The notebook in a percent text; comments stay comments, even `# copy that array`."""
+    return nbformat.from_dict(_parsed(text))  # a copy
+
+
+@lru_cache(maxsize=64)  # jupytext takes 0.1 s for a lesson
+def _parsed(text: str) -> NotebookNode:
     options = {"extension": ".py", "format_name": "percent", "comment_magics": False}
     return jupytext.reads(text, fmt=options)
 
