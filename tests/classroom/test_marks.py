@@ -79,11 +79,16 @@ def test_who_was_graded_by_nbgrader_alone_has_points_too(classroom, module, grad
         path.unlink()
     marks = marks_of(classroom, module)
     assert [mark.points for mark in marks.values()] == [90, 60, 0]
-    assert marks["grace"].result.engine == "nbgrader autograde"
+    assert marks["grace"].result.engine == "gradebook"
     assert [cell.result.id for cell in marks["grace"].cells if not cell.passed] == [
         "test-softmax",
         ANSWER,
     ]
+
+
+def test_one_engines_grades_are_not_anothers(classroom, module, graded):
+    """The fast engine's grades are in the gradebook: nbgrader's has none all the same."""
+    assert {mark.result for mark in read_marks(classroom, module, "nbgrader")} == {None}
 
 
 def test_no_gradebook_is_made_by_looking(classroom, module, graded):

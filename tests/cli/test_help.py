@@ -7,15 +7,17 @@ import sys
 
 import pytest
 
+GRADE = ("init", "release", "collect", "autograde", "compare", "feedback", "report", "doctor")
 MODULE = ("list", "status", "start", "view", "test", "complete", "submit", "reset", "update")
 COMMANDS = [
     *[(name,) for name in ("quickstart", "setup", "doctor")],
     *[("module", name) for name in MODULE],
     *[("milestone", name) for name in ("list", "info", "run")],
+    *[("grade", name) for name in (*GRADE, "export")],
     *[(name,) for name in ("export", "check")],
     *[("docs", name) for name in ("build", "serve")],
 ]
-GROUPS = [(), ("module",), ("milestone",), ("docs",)]
+GROUPS = [(), ("module",), ("milestone",), ("grade",), ("docs",)]
 HEAVY = (
     "numpy",
     "nbdev",
@@ -71,7 +73,7 @@ def test_every_command_is_listed_with_a_whole_sentence(tito, group):
     [
         (("modul",), "no command 'modul': did you mean module?"),
         (("module", "strat", "01"), "no command 'strat': did you mean start?"),
-        (("frobnicate",), "there are quickstart, setup, doctor, module, milestone, export, check"),
+        (("frobnicate",), "there are quickstart, setup, doctor, module, milestone, grade, export"),
     ],
 )
 def test_a_mistyped_command_is_guessed(tito, words, hint):

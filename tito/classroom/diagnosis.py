@@ -113,7 +113,8 @@ class Doctor:
         if kernel := _foreign_kernel(data):
             found = f"the kernel is {kernel}, not {KERNELS[0]}"
             yield found, "grading uses its own; look whether the code is Python"
-        if other := self._better_match(set(_cells_by_id(data))):
+        cells = _cells_by_id(data)
+        if other := self._better_match(cells):
             yield (
                 f"{path.name} is the notebook of {other}",
                 f"move it to {other}, or ask for {self.module.folder}",
@@ -122,7 +123,7 @@ class Doctor:
         for note in combine(self._master, data).notes:  # type: ignore[arg-type]
             found, _, effect = note.partition(": ")
             yield found, effect
-        solutions = _solutions(data)
+        solutions = _solutions(cells)
         if solutions and all(self._stubs.get(name, "") == solutions[name] for name in solutions):
             yield "nothing is written: all solutions are as released", "ask for the saved notebook"
 
@@ -134,10 +135,11 @@ class Doctor:
             found = f"no own exports of {', '.join(missing)} for --policy {self.policy}"
             yield found, "the reference's stand in; ask for tito module submit"
 
-    def _better_match(self, ids: set[str]) -> str:
+    def _better_match(self, ids: Collection[str]) -> str:
         """Another module whose cells the notebook shares more of, "" if none."""
         shares = {
-            folder: len(ids & names) / max(len(names), 1) for folder, names in self._named.items()
+            folder: len(names.intersection(ids)) / max(len(names), 1)
+            for folder, names in self._named.items()
         }
         best = max(shares, key=lambda folder: shares[folder])
         return best if shares[best] > max(0.5, shares[self.module.folder]) else ""
@@ -159,7 +161,8 @@ class Doctor:
     def _stubs(self) -> dict[str, str]:
         """The solution cells as students got them."""
         path = self.classroom.release(self.module)
-        return _solutions(read_notebook(path) if path.is_file() else student_version(self._master))
+        notebook = read_notebook(path) if path.is_file() else student_version(self._master)
+        return _solutions(_cells_by_id(notebook))
 
     def _relative(self, path: Any) -> str:
         return os.path.relpath(path, self.classroom.root) if path else "the folder"
@@ -235,10 +238,10 @@ def _cells_by_id(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return cells
 
 
-def _solutions(data: dict[str, Any]) -> dict[str, str]:
+def _solutions(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
     """What stands in each cell for the student to write."""
     texts = {}
-    for name, cell in _cells_by_id(data).items():
+    for name, cell in cells.items():
         source = cell.get("source", "")
         text = "".join(map(str, source)) if isinstance(source, list) else str(source)
         if cell["metadata"]["nbgrader"].get("solution"):

@@ -20,6 +20,7 @@ MODULE_COLUMNS = (
     *("student", "module", "points", "possible", "percent", "by hand", "flags"),
     *("graded", "engine", "policy"),
 )
+ENGINES = ("fast", "nbgrader")
 NOT_GRADED, NOT_HANDED_IN = "not graded yet", "nothing handed in"
 LMS_COLUMNS = ("Student", "ID", "SIS Login ID", "Section")
 
@@ -94,10 +95,13 @@ def read_marks(classroom: Classroom, module: Module, engine: str = "fast") -> li
     entries = read_entries(classroom, module)
     results = {result.student: result for result in read_results(classroom, module, engine)}
     handed_in = {*classroom.students(module), *results, *entries}
+    ours = {path.stem for e in ENGINES for path in classroom.results(module, e).glob("*.json")}
     marks = []
     for student in sorted({*roster, *handed_in}):
         entry = entries.get(student, Entry())
-        result = results.get(student) or _graded_by_nbgrader(student, module, entry)
+        result = results.get(student)
+        if student not in ours and entry.grades:
+            result = _graded_by_nbgrader(student, module, entry)
         mark = Mark(
             roster.get(student, Student(student)),
             module.folder,
@@ -130,10 +134,8 @@ def _cell_marks(result: Result, entry: Entry) -> list[CellMark]:
     return marks
 
 
-def _graded_by_nbgrader(student: str, module: Module, entry: Entry) -> Result | None:
+def _graded_by_nbgrader(student: str, module: Module, entry: Entry) -> Result:
     """The result of somebody whom only nbgrader's own `nbgrader autograde` graded."""
-    if not entry.grades:
-        return None
     cells = [
         CellResult(
             name,
@@ -144,7 +146,7 @@ def _graded_by_nbgrader(student: str, module: Module, entry: Entry) -> Result | 
         )
         for name, grade in entry.grades.items()
     ]
-    return Result(student, module.folder, "nbgrader autograde", "", cells)
+    return Result(student, module.folder, "gradebook", "", cells)
 
 
 def module_table(marks: Iterable[Mark]) -> list[list[str]]:

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from tito.classroom.marks import Mark
     from tito.course import Module
 
-ENGINES, POLICIES = ("fast", "nbgrader"), ("reference", "own", "best")
 SORTS = ("student", "points", "flags")
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=click.Choice(("fast", "nbgrader")),
     default="fast",
     show_default=True,
     help="Whose results are read.",
@@ -52,16 +51,16 @@ def _marks(classroom: Classroom, module: Module, engine: str) -> list[Mark]:
     return marks
 
 
-def _graded_modules(classroom: Classroom, engine: str) -> list[Module]:
-    """The modules that have results of `engine`."""
-    modules = [
-        module
-        for module in classroom.course.modules
-        if any(classroom.results(module, engine).glob("*.json"))
-    ]
-    if not modules:
+def _all_marks(classroom: Classroom, engine: str) -> dict[str, list[Mark]]:
+    """Everybody's marks in each module in which somebody was graded."""
+    from tito.classroom.marks import read_marks
+
+    modules = classroom.course.modules
+    every = {module.folder: read_marks(classroom, module, engine) for module in modules}
+    graded = {name: marks for name, marks in every.items() if any(m.result for m in marks)}
+    if not graded:
         raise TitoError(f"the {engine} engine graded nothing yet: run tito grade autograde 01")
-    return modules
+    return graded
 
 
 @command(output_grade.feedback)
@@ -189,15 +188,12 @@ def _row(mark: Mark) -> Data:
 
 def _overview(classroom: Classroom, engine: str) -> Data:
     """The points of every student in every module that was graded."""
-    modules = _graded_modules(classroom, engine)
+    columns = _all_marks(classroom, engine)
     students: dict[str, Data] = {}
-    notes = []
-    for module in modules:
-        marks = _marks(classroom, module, engine)
-        notes += _notes(marks)
+    for module, marks in columns.items():
         for mark in marks:
             row = students.setdefault(mark.student.id, {"name": mark.student.name, "modules": {}})
-            row["modules"][module.folder] = _row(mark)
+            row["modules"][module] = _row(mark)
     rows = [
         {
             "student": student,
@@ -207,8 +203,8 @@ def _overview(classroom: Classroom, engine: str) -> Data:
         }
         for student, row in sorted(students.items())
     ]
-    folders = [module.folder for module in modules]
-    return {"engine": engine, "modules": folders, "students": rows, "notes": notes}
+    notes = [note for marks in columns.values() for note in _notes(marks)]
+    return {"engine": engine, "modules": list(columns), "students": rows, "notes": notes}
 
 
 @command(output_grade.export)
@@ -257,8 +253,8 @@ def export_(
     if to.exists() and not force:
         raise TitoError(f"{to} is there already: give another name, or --force to replace it")
     modules = [classroom.course.module(each) for each in which]
-    modules = list(dict.fromkeys(modules)) or _graded_modules(classroom, engine)
     columns = {module.folder: _marks(classroom, module, engine) for module in modules}
+    columns = columns or _all_marks(classroom, engine)
     if kind == "csv":
         rows = marks.module_table(mark for column in columns.values() for mark in column)
     else:
@@ -277,7 +273,7 @@ def export_(
 @students_option
 @click.option(
     "--policy",
-    type=click.Choice(POLICIES),
+    type=click.Choice(("reference", "own", "best")),
     default="reference",
     show_default=True,
     help="How you will grade: own and best need the students' exports.",
