@@ -166,6 +166,21 @@ def test_a_solution_that_became_text_is_missing():
     assert combined.notes == ["relu is no code cell any more: nothing stands in its place"]
 
 
+def test_an_answer_is_read_wherever_and_whatever_it_is():
+    submission = handed_in(why="mine")
+    answer = submission.cells.pop()
+    answer["cell_type"] = "code"
+    submission.cells.insert(0, answer)
+    combined = combine(lesson(), submission)
+    assert combined.answers == {"why": "mine"}
+    assert ids(combined) == ["imports", "relu", "test-relu", "example"]
+    assert combined.notes == []
+    submission.cells.append(nbformat.from_dict(answer | {"source": "second thoughts"}))
+    combined = combine(lesson(), submission)
+    assert combined.answers == {"why": "mine"}
+    assert combined.notes == ["why is there 2 times: the first is read"]
+
+
 def test_moved_cells_run_in_the_lessons_order():
     submission = handed_in()
     submission.cells.insert(0, submission.cells.pop(3))

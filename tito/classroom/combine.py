@@ -100,12 +100,13 @@ def combine(master: NotebookNode, submission: NotebookNode) -> Combined:
     for place, cell in enumerate(known):
         mine = matches.chosen.get(place)
         notes += _notes(cell, mine, matches.copies[place], place in moved)
-        text = mine.source if mine and mine.type == cell.type else ""
         if cell.is_answer:
-            answers[cell.name] = text
-        if cell.kind != "text":
-            source = text if cell.kind == "solution" else cell.source
+            answers[cell.name] = mine.source if mine else ""
+        if cell.kind == "solution":
+            source = mine.source if mine and mine.type == "code" else ""
             cells.append(Cell(cell.name, cell.kind, source))
+        elif cell.kind != "text":
+            cells.append(Cell(cell.name, cell.kind, cell.source))
         cells += [_own(each) for each in matches.own[place]]
     notes += _foreign(known, handed) + damaged
     if len(notes) > MOST_NOTES:
@@ -170,7 +171,7 @@ def _match(known: list[_Known], handed: list[_Handed]) -> _Matches:
         places.append(place)
     matches = _Matches()
     # of cells with one name, the first of the right sort is the one that was given out
-    for fits in (_is_same_sort, _is_same_type, lambda cell, mine: True):
+    for fits in (_is_same_sort, _is_same_type, lambda known, cell: True):
         for cell, place in zip(handed, places, strict=True):
             if place is not None and place not in matches.chosen and fits(known[place], cell):
                 matches.chosen[place] = cell
@@ -215,6 +216,10 @@ def _notes(cell: _Known, mine: _Handed | None, copies: int, is_moved: bool) -> I
     instead = "nothing stands in its place" if is_written else "the course's own is used"
     if mine is None:
         yield f"{cell.name} was deleted: {instead}"
+        return
+    if cell.kind == "text" and is_written:  # a person reads it, wherever and whatever it is
+        if copies:
+            yield f"{cell.name} is there {copies + 1} times: the first is read"
         return
     if mine.type != cell.type:
         yield f"{cell.name} is no {cell.type} cell any more: {instead}"
