@@ -1,5 +1,6 @@
 """Every lesson's solution runs from top to bottom, quietly and without matplotlib, and what it
-defines and tests runs again. With matplotlib, in a real kernel: tests/classroom/test_kernels.py."""
+defines and tests runs again. With matplotlib, in a real kernel: tests/classroom/test_kernels.py;
+definitions and tests alone: test_wrong_solutions.py."""
 
 import pytest
 
@@ -10,6 +11,7 @@ from tito.notebook import read_module
 course = find_course()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", course.modules, ids=lambda module: module.folder)
 def test_notebook_runs_and_its_definitions_run_again(module, tmp_path):
     package = partial_package(course, module, tmp_path)
