@@ -76,7 +76,8 @@ def test_a_notebook_without_solutions_fails_where_they_are_missing(module, run):
     may_fail = tests | unwritten(notebook)
     may_fail |= {name for name, error in errors.items() if error.startswith("NotImplementedError")}
     assert {name: error for name, error in errors.items() if name not in may_fail} == {}
-    assert stderr == []
+    # IPython itself may trip over the source that an error's traceback shows
+    assert [(name, text) for name, text in stderr if name not in errors] == []
 
 
 @every_module
