@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tito.classroom.creation import check_student
@@ -27,6 +28,7 @@ from tito.files import atomic_write
 
 _MODULE = r"\d\d_[a-z]\w*"
 _EXCHANGE = re.compile(rf"(?P<student>[^+]+)\+(?P<module>{_MODULE})\+(?P<time>[^+]+)(?:\+.*)?")
+_PACKAGE = re.compile(rf".+_{_MODULE}_[0-9a-f]{{12}}")
 _NBGRADER_TIME = "%Y-%m-%d %H:%M:%S.%f %Z"
 
 
@@ -94,17 +96,17 @@ def _places(
             if path.is_dir():
                 exchange = _EXCHANGE.fullmatch(path.name)
                 if exchange:
-                    yield place(path), lambda p=path, e=exchange: _plain(p, **e.groupdict())
+                    yield place(path), partial(_plain, path, **exchange.groupdict())
                 elif re.fullmatch(_MODULE, path.name) and here != folder:
-                    yield place(path), lambda p=path: _plain(p, p.parent.name, p.name)
-                elif _is_package(path):
-                    yield place(path), lambda p=path: _package(p)
+                    yield place(path), partial(_plain, path, path.parent.name, path.name)
+                elif _PACKAGE.fullmatch(path.name):
+                    yield place(path), partial(_package, path)
                 else:
                     yield from visit(path)
             elif named and path.suffix in (".zip", ".ipynb"):
-                yield place(path), lambda p=path, n=named: _downloaded(p, **n.groupdict())
+                yield place(path), partial(_downloaded, path, **named.groupdict())
             elif path.suffix == ".zip":
-                yield place(path), lambda p=path: _package(p)
+                yield place(path), partial(_package, path)
 
     if not folder.is_dir():
         raise TitoError(f"{folder} is no folder: give the one in which submissions lie")
@@ -124,11 +126,6 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
             "--pattern must have a group (?P<student>...), may have (?P<module>...), and no other"
         )
     return compiled
-
-
-def _is_package(path: Path) -> bool:
-    """Whether `path` is a package that was handed in as a folder."""
-    return any(path.glob(f"*/{RECEIPT}"))
 
 
 def _package(path: Path, student: str = "") -> Submission:

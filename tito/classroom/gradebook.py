@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tito.classroom.folder import Classroom
 from tito.classroom.results import Result
@@ -86,11 +86,11 @@ def admit_new_cells(classroom: Classroom, module: Module) -> None:
                 worth = {"max_score": float(grading.points), "cell_type": cell.cell_type}
                 new = gradebook.add_grade_cell(id, name, assignment, **worth)
                 for submission in notebook.submissions:
-                    Grade(cell_id=new.id, notebook=submission)
+                    gradebook.db.add(Grade(cell_id=new.id, notebook_id=submission.id))
             if grading.solution and id not in solutions:
                 new = gradebook.add_solution_cell(id, name, assignment)
                 for submission in notebook.submissions:
-                    Comment(cell_id=new.id, notebook=submission)
+                    gradebook.db.add(Comment(cell_id=new.id, notebook_id=submission.id))
             if id not in sources:
                 gradebook.add_source_cell(id, name, assignment, cell_type=cell.cell_type)
         gradebook.db.commit()
@@ -108,7 +108,7 @@ class _Writer:
         template: NotebookNode,
     ):
         self.classroom, self.module, self.db = classroom, module, gradebook.db
-        self.template = json.dumps(template)
+        self.template = template
         self.notebook, self.assignment = notebook.id, notebook.assignment.id
         self.grade_cells = {cell.name: cell.id for cell in notebook.grade_cells}
         self.solution_cells = {cell.name: cell.id for cell in notebook.solution_cells}
@@ -119,16 +119,16 @@ class _Writer:
         grades, comments = self._old("Grade", submitted), self._old("Comment", submitted)
         rows: dict[str, list[dict[str, Any]]] = {"Grade": [], "Comment": []}
         for result in results:
-            page, old_page = submitted[result.student], self._answers(result.student)
-            graded = self._graded(result)
-            silent = {name for name, answer in _answers(graded).items() if not answer[1]}
-            changed = {
-                name for name, answer in _answers(graded).items() if answer != old_page.get(name)
-            }
-            atomic_write(
-                self.classroom.autograded(result.student, self.module), json.dumps(graded, indent=1)
+            page, graded = submitted[result.student], self._graded(result)
+            answers = _answers(graded)
+            silent = {name for name, answer in answers.items() if not answer.is_written}
+            marked = any(
+                grades.get((page, cell), {}).get("manual_score") is not None
+                for cell in self.grade_cells.values()
             )
-            self._copy_timestamp(result.student)
+            before = self._answers_so_far(result.student) if marked else {}
+            changed = {name for name in answers if answers[name] != before.get(name)}
+            self._keep(result.student, graded)
             for cell in result.cells:
                 if cell.id not in self.grade_cells:
                     continue  # removed from the gradebook's master since
@@ -165,7 +165,7 @@ class _Writer:
             SubmittedAssignment.student_id.in_(students),
         )
         query = select(SubmittedAssignment.student_id, SubmittedAssignment.id).where(*where)
-        handed_in = dict(self.db.execute(query).tuples().all())
+        handed_in = dict(self.db.execute(query).all())
         new = {each: _new_id() for each in students if each not in handed_in}
         self._insert(
             SubmittedAssignment,
@@ -183,7 +183,7 @@ class _Writer:
             SubmittedNotebook.notebook_id == self.notebook,
             SubmittedNotebook.assignment_id.in_(handed_in.values()),
         )
-        pages = dict(self.db.execute(query).tuples().all())
+        pages = dict(self.db.execute(query).all())
         missing = {id: _new_id() for id in handed_in.values() if id not in pages}
         self._insert(
             SubmittedNotebook,
@@ -237,11 +237,14 @@ class _Writer:
         except (OSError, ValueError):
             return None
 
-    def _copy_timestamp(self, student: str) -> None:
-        path = self.classroom.submission(student, self.module).parent / "timestamp.txt"
-        if path.is_file():
-            target = self.classroom.autograded(student, self.module).parent / path.name
-            atomic_write(target, path.read_bytes())
+    def _keep(self, student: str, graded: NotebookNode) -> None:
+        """Write the graded notebook, and beside it when it was handed in, as nbgrader does."""
+        path = self.classroom.autograded(student, self.module)
+        atomic_write(path, json.dumps(graded))
+        stamp = self.classroom.submission(student, self.module).parent / "timestamp.txt"
+        copy = path.parent / stamp.name
+        if stamp.is_file() and not (copy.is_file() and copy.read_bytes() == stamp.read_bytes()):
+            atomic_write(copy, stamp.read_bytes())
 
     def _graded(self, result: Result) -> NotebookNode:
         """The submission with the master's tests, and below each what it said."""
@@ -249,9 +252,8 @@ class _Writer:
 
         from tito.classroom.preprocessors import restore
 
-        template = nbformat.from_dict(json.loads(self.template))
-        notebook = self._read(result) or nbformat.from_dict(json.loads(self.template))
-        restore(notebook, template)
+        notebook = self._read(result) or nbformat.from_dict(self.template)
+        restore(notebook, self.template)
         if result.problem:
             note = f"**This could not be graded**: {result.problem}"
             notebook.cells.insert(0, nbformat.v4.new_markdown_cell(note))
@@ -264,20 +266,25 @@ class _Writer:
             if message:
                 error = {"ename": "AssertionError", "evalue": message, "traceback": [message]}
                 cell.outputs = [nbformat.v4.new_output("error", **error)]
-        notebook.metadata = template.metadata
+        notebook.metadata = self.template.metadata
         return notebook
 
     def _read(self, result: Result) -> NotebookNode | None:
-        """The submitted notebook; None if it can't be shown."""
-        from tito.notebook import read_notebook
+        """The submitted notebook without outputs; None if it can't be shown."""
+        from nbformat.v4 import nbjson
 
+        path = self.classroom.submission(result.student, self.module)
         try:
-            return read_notebook(self.classroom.submission(result.student, self.module))
-        except TitoError:
+            data = json.loads(path.read_bytes())
+            for cell in data["cells"]:
+                if cell["cell_type"] == "code":
+                    cell["outputs"] = []
+            return nbjson.JSONReader().to_notebook(data)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
-    def _answers(self, student: str) -> dict[str, tuple[str, bool]]:
-        """The answers in the student's graded notebook, so far."""
+    def _answers_so_far(self, student: str) -> dict[str, _Answer]:
+        """The answers in the student's graded notebook as it is before this."""
         import nbformat
 
         path = self.classroom.autograded(student, self.module)
@@ -287,8 +294,15 @@ class _Writer:
             return {}
 
 
-def _answers(notebook: NotebookNode) -> dict[str, tuple[str, bool]]:
-    """By name what a student wrote, and whether it is more than the stub that was given out."""
+class _Answer(NamedTuple):
+    """What a student wrote, and whether it is more than the stub that was given out."""
+
+    text: str
+    is_written: bool
+
+
+def _answers(notebook: NotebookNode) -> dict[str, _Answer]:
+    """What the student wrote, by the cell's name."""
     from nbgrader.utils import compute_checksum
 
     answers = {}
@@ -296,7 +310,7 @@ def _answers(notebook: NotebookNode) -> dict[str, tuple[str, bool]]:
         grading = cell.metadata.get("nbgrader", {})
         if grading.get("solution"):
             written = grading.get("checksum") != compute_checksum(cell)
-            answers[grading.grade_id] = (cell.source, written)
+            answers[grading.grade_id] = _Answer(cell.source, written)
     return answers
 
 

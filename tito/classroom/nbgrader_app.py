@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,19 +81,23 @@ def _tools_on_path() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Within the block nbgrader logs into the list that the block gets, and nowhere else."""
+    """Within the block nbgrader logs into the list that the block gets, and warns of nothing."""
     from traitlets import log
 
     said: list[str] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = log.get_logger()
-    handlers, propagate = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [handler], False
+    logger: Any = log.get_logger()
+    before = {name: getattr(logger, name) for name in ("handlers", "propagate", "level")}
+    vars(logger).update(handlers=[handler], propagate=False)
+    logger.setLevel(logging.ERROR)
     try:
-        yield said
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield said
     finally:
-        logger.handlers, logger.propagate = handlers, propagate
+        vars(logger).update(before)
+        logger.setLevel(before["level"])
 
 
 def _reason(text: str) -> str:

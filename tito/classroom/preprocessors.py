@@ -58,7 +58,8 @@ def template(classroom: Classroom, module: Module) -> NotebookNode:
     from tito.classroom.nbgrader_app import load_config
     from tito.notebook import read_notebook
 
-    notebook, resources = read_notebook(classroom.source(module)), {}
+    notebook = read_notebook(classroom.source(module))
+    resources: dict[str, Any] = {}
     for step in (LockCells, ClearSolutions, ComputeChecksums):
         notebook, resources = step(config=load_config(classroom)).preprocess(notebook, resources)
     return notebook
@@ -79,18 +80,18 @@ def restore(submission: NotebookNode, template: NotebookNode) -> None:
             if first.cell_type != right and cell.cell_type == right:
                 seen[name] = cell
     for cell in submission.cells:
-        name = _grade_id(cell)
-        if seen.get(name) is cell:
-            _take_over(cell, known[name])
+        if seen.get(_grade_id(cell)) is cell:
+            _take_over(cell, known[_grade_id(cell)])
         else:
             cell.metadata.pop("nbgrader", None)
-    previous = ""
+    place = 0  # behind the template's cell before
     for name, cell in known.items():
-        if name not in seen:
-            names = [_grade_id(each) for each in submission.cells]
-            place = names.index(previous) + 1 if previous else 0
+        if name in seen:
+            found = seen[name]
+            place = next(n for n, each in enumerate(submission.cells, 1) if each is found)
+        else:
             submission.cells.insert(place, NotebookNode(cell))
-        previous = name
+            place += 1
 
 
 def verdict(cell: NotebookNode) -> tuple[str, bool]:
@@ -137,7 +138,7 @@ def _hint(source: str, line: int) -> str:
     return "a hidden test failed"
 
 
-def _take_over(cell: NotebookNode, known: NotebookNode) -> None:
+def _take_over(cell: Any, known: Any) -> None:
     """Make a cell of the student's the template's: all of it, or all but what was written."""
     if cell.cell_type != known.cell_type:
         written = cell.source
@@ -148,7 +149,7 @@ def _take_over(cell: NotebookNode, known: NotebookNode) -> None:
         cell.source = known.source
 
 
-def _grade_id(cell: NotebookNode) -> str:
+def _grade_id(cell: Any) -> str:
     metadata = cell.metadata.get("nbgrader")
     return str(metadata.get("grade_id", "")) if isinstance(metadata, dict) else ""
 
