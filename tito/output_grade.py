@@ -174,10 +174,11 @@ def _items(console: Console, items: list[Data]) -> None:
     for item in items:
         passed, r, names = item["passed"], item["discrimination"], item["fails_for"]
         more = f" and {len(names) - 5} more" if names[5:] else ""
+        few = f" of {item['graded']}" if item["waiting"] else ""
         table.add_row(
             _safe(item["id"]),
             f"{item['possible']:g}",
-            "waits" if passed is None else f"{100 * passed:.0f} %",
+            "waits" if passed is None else f"{100 * passed:.0f} %{few}",
             "-" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
             _safe(", ".join(names[:5]) + more),
         )

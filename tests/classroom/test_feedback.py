@@ -87,10 +87,29 @@ def test_a_failing_check_says_what_was_asked_came_and_was_expected(read):
 
 
 @pytest.mark.parametrize(
+    "message, expected, hint",
+    [
+        ("f() gave {'a': 1}, expected {'a: b': 2}: keys: texts", "{'a: b': 2}", "keys: texts"),
+        ("f() gave 'A()', expected \"A(b=': ')\": the name", "\"A(b=': ')\"", "the name"),
+        (
+            "f(1, 2, ... gave 1 at [0], expected 2 (2 of 3 values differ): count",
+            "2 (2 of 3 values differ)",
+            "count",
+        ),
+    ],
+)
+def test_colons_are_no_matter(read, message, expected, hint):
+    one = result("ada")
+    one.cells[0] = CellResult("test-relu", 0, 20, message)
+    assert f"expected\n{expected}\nhint\n{hint}" in read(one).text
+
+
+@pytest.mark.parametrize(
     "message",
     [
         "f(' gave 1') gave 2, expected 3: the text is not a result",
-        "f() gave {'a': 1}, expected {'a: b': 2}: keys are texts",
+        "f() gave 1, expected an array: see f(x): it gives one",
+        "f(, ) gave 1, expected 2: that is no Python",
         "raised ValueError saying 'x gave up', expected TypeError saying 'y': check first",
         "NameError: name 'erf' is not defined",
     ],

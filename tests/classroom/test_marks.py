@@ -53,6 +53,24 @@ def test_a_persons_points_count_in_place_of_the_engines(classroom, module, grade
     assert marks["grace"].points == 72
 
 
+def test_comments_on_cells_without_points(classroom, module, graded):
+    """A person's are kept; that nothing was written, nbgrader says of each solution cell."""
+    from nbgrader.api import Comment, Gradebook
+
+    with Gradebook(classroom.gradebook) as book:
+        names = module.name, module.folder
+        for cell in ("relu", "gelu"):
+            added = book.update_or_create_solution_cell(cell, *names)
+            for notebook in book.notebook_submissions(*names):
+                notebook.comments.append(Comment(cell_id=added.id, auto_comment="No response."))
+        book.db.commit()
+        book.find_comment("relu", *names, "ada").manual_comment = "elegant"
+        book.db.commit()
+    marks = marks_of(classroom, module)
+    assert marks["ada"].comments == {"relu": "elegant"}
+    assert marks["grace"].comments == {}
+
+
 def test_extra_credit_and_a_penalty_count(classroom, module, graded):
     from nbgrader.api import Gradebook
 

@@ -78,12 +78,11 @@ def test_discrimination_is_the_point_biserial_correlation_with_the_rest(marks):
     assert item["discrimination"] == pytest.approx(expected)
 
 
-def test_discrimination_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
+def test_discrimination_is_pearsons():
     random_numbers = np.random.default_rng(0)
     rest = random_numbers.normal(size=50)
     passed = rest + random_numbers.normal(size=50) > 0
-    expected = stats.pointbiserialr(passed, rest).statistic
+    expected = np.corrcoef(passed, rest)[0, 1]
     assert discrimination(list(passed), list(rest)) == pytest.approx(expected)
 
 
@@ -191,7 +190,7 @@ def test_the_figures_bars_are_the_numbers(marks, module, tmp_path, monkeypatch):
     points, cells = figure.axes
     assert [bar.get_height() for bar in points.patches] == summary(marks)["histogram"]
     assert points.get_xlabel().endswith("(%)") and points.get_ylabel() == "students (count)"
-    assert [bar.get_width() for bar in cells.patches] == [75, 50, 25, 75]
+    assert [bar.get_width() for bar in cells.patches] == [75, 50, 25, 75]  # the answer waits
     assert "test-relu (20)" in [label.get_text() for label in cells.get_yticklabels()]
 
 

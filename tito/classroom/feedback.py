@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -24,8 +25,7 @@ POLICIES = {
     "best": "Your notebook ran twice: on the course's own modules before this one, and on those "
     "that you exported. The better of the two counts.",
 }
-# what `check` says; a text in which the parts can't be told apart stays whole
-_CHECKED = re.compile(r"(.+?) gave (.+), expected ([^'\"{]+?): (.+)")
+_MANY = re.compile(r" \(\d+ of \d+ values differ\)$")
 
 
 def write_feedback(classroom: Classroom, module: Module, marks: Iterable[Mark]) -> dict[str, int]:
@@ -64,9 +64,6 @@ def _policy(module: Module, mark: Mark) -> str:
 def _told(cell: CellMark) -> dict[str, Any]:
     """A cell in the words of the page."""
     message = "" if cell.passed else cell.result.message
-    parts = None if cell.result.hidden else _CHECKED.fullmatch(message)
-    if message.count(" gave ") != 1 or message.count(", expected ") != 1:
-        parts = None
     if cell.waiting:
         state, word = "waiting", "to be graded"
     elif cell.passed:
@@ -81,12 +78,33 @@ def _told(cell: CellMark) -> dict[str, Any]:
         "word": word,
         "hidden": cell.result.hidden,
         "message": message,
-        "parts": list(zip(("asked", "came", "expected", "hint"), parts.groups(), strict=True))
-        if parts
-        else [],
+        "parts": [] if cell.result.hidden else _parts(message),
         "by_person": cell.by_person,
         "comment": cell.comment,
     }
+
+
+def _parts(message: str) -> list[tuple[str, str]]:
+    """What `check` says, taken apart; nothing where that isn't certain: what is asked and expected
+    must be Python, as only then the hint's colon is found."""
+    asked, _, told = message.partition(" gave ")
+    came, _, rest = told.partition(", expected ")
+    if message.count(" gave ") != 1 or message.count(", expected ") != 1 or not _is_python(asked):
+        return []
+    for colon in re.finditer(": ", rest):
+        expected, hint = rest[: colon.start()], rest[colon.end() :]
+        if _is_python(_MANY.sub("", expected)):
+            return [("asked", asked), ("came", came), ("expected", expected), ("hint", hint)]
+    return []
+
+
+def _is_python(text: str) -> bool:
+    """Whether `text` is an expression, or the beginning of one that was cut short."""
+    try:
+        ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text.endswith("...")
+    return True
 
 
 @cache

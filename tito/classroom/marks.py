@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tito.classroom.folder import Classroom
+from tito.classroom.gradebook import NO_RESPONSE
 from tito.classroom.gradebook_reading import Entry, Student, read_entries, read_roster
 from tito.classroom.results import CellResult, Result, read_results
 from tito.course import Module
@@ -111,7 +112,11 @@ def read_marks(classroom: Classroom, module: Module, engine: str = "fast") -> li
             handed_in=student in handed_in,
         )
         named = {cell.result.id for cell in mark.cells}
-        mark.comments = {id: text for id, text in entry.comments.items() if id not in named}
+        mark.comments = {
+            id: text
+            for id, text in entry.comments.items()
+            if id not in named and text != NO_RESPONSE
+        }
         marks.append(mark)
     full = max((mark.possible for mark in marks), default=0.0)
     for mark in marks:

@@ -105,7 +105,8 @@ def draw(path: Path, module: Module, marks: Sequence[Mark]) -> None:
     bars = points.bar(
         starts, found["histogram"], width, align="edge", color="0.75", edgecolor="black"
     )
-    points.bar_label(bars, [n or "" for n in found["histogram"]], padding=2)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where a line goes through
+    points.bar_label(bars, [n or "" for n in found["histogram"]], padding=3, bbox=white)
     if found["graded"]:
         full = max(mark.possible for mark in marks)
         for value, style, name in (("mean", "--", "mean"), ("median", ":", "median")):
@@ -117,7 +118,7 @@ def draw(path: Path, module: Module, marks: Sequence[Mark]) -> None:
     points.margins(y=0.1)
     for axes in (points, cells):
         axes.spines[["top", "right"]].set_visible(False)
-    _draw_items(cells, [item for item in items if item["passed"] is not None])
+    _draw_items(cells, [item for item in items if item["graded"] and not item["waiting"]])
     kind = path.suffix.lstrip(".").lower()
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:
@@ -144,14 +145,14 @@ def _draw_items(axes: Any, items: list[Data]) -> None:
     ]
     axes.bar_label(bars, labels, padding=4)
     axes.set(
-        xlabel="students with all points of the cell (%); r: correlation with the rest score",
+        xlabel="students with all points of the cell (%)",
         ylabel="graded cell (points)",
         xlim=(0, 135),
         xticks=range(0, 101, 20),
     )
     axes.invert_yaxis()
-    if any(map(weak, items)):
-        axes.set_title("hatched: r below 0.2, look at the cell", fontsize="medium")
+    below = "; hatched: below 0.2, look at the cell" if any(map(weak, items)) else ""
+    axes.set_title(f"r: correlation with the rest score{below}", fontsize="medium", loc="left")
 
 
 def weak(item: Data) -> bool:
