@@ -9,7 +9,6 @@ from tito.classroom.gradebook import record
 from tito.classroom.nbgrader_app import convert, open_gradebook
 from tito.classroom.results import CellResult, Result
 from tito.classroom.source import release
-from tito.errors import TitoError
 from tito.notebook import grade_id, graded_cells, read_module, read_notebook
 
 NAME = ("activations", "02_activations")
@@ -97,7 +96,7 @@ def test_the_graded_notebook_has_the_masters_tests_and_what_they_said(classroom,
     notebook = with_cells(solution(module), {"test-relu": "print('6 points')"})
     notebook.cells = [cell for cell in notebook.cells if grade_id(cell) != "test-silu"]
     own = with_cells(stub(module), {"relu": "print('mine')"}).cells[0]
-    own.source, own.metadata = "print('mine')", {}
+    own.source, own.metadata, own["id"] = "print('mine')", {}, "own"
     notebook.cells.insert(5, own)
     hand_in(classroom, "ada", module, notebook)
     record(classroom, module, [result(module, "ada", ["test-relu", "test-silu"])])
@@ -164,7 +163,9 @@ def test_many_students_are_few_commits(classroom, module, monkeypatch):
         assert gradebook.find_submission(NAME[1], "s024").score == 80
 
 
-def test_an_unreleased_module_is_refused(classroom):
+def test_an_unreleased_module_is_released_first(classroom):
     module = classroom.course.module("01")
-    with pytest.raises(TitoError, match="not in the gradebook: tito grade release 01"):
-        record(classroom, module, [])
+    assert record(classroom, module, []) == 0
+    assert classroom.release(module).is_file()
+    with open_gradebook(classroom) as gradebook:
+        assert gradebook.find_notebook("tensor", "01_tensor").max_score == 100

@@ -29,21 +29,16 @@ def record(classroom: Classroom, module: Module, results: Iterable[Result]) -> i
     """Write results into the gradebook and into autograded/; returns how many.
 
     Points that a person gave stay; where the answer or the tests' points changed since, nbgrader
-    asks for another look.
+    asks for another look. A module that was never released is released first.
     """
-    from nbgrader.api import MissingEntry
-
     from tito.classroom.nbgrader_app import open_gradebook
     from tito.classroom.preprocessors import template
+    from tito.classroom.source import ensure_released
 
+    ensure_released(classroom, module)
     count = 0
     with open_gradebook(classroom) as gradebook:
-        try:
-            notebook = gradebook.find_notebook(module.name, module.folder)
-        except MissingEntry:
-            raise TitoError(
-                f"{module.folder} is not in the gradebook: tito grade release {module.number}"
-            ) from None
+        notebook = gradebook.find_notebook(module.name, module.folder)
         writer = _Writer(classroom, module, gradebook, notebook, template(classroom, module))
         for batch in _batches(results):
             writer.write(batch)

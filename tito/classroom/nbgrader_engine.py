@@ -32,8 +32,10 @@ def grade(
     Points that a person gave stay in the gradebook.
     """
     from tito.classroom.nbgrader_app import convert
+    from tito.classroom.source import ensure_released
     from tito.notebook import read_notebook
 
+    ensure_released(classroom, module)
     master = read_notebook(classroom.source(module))
     for student in students:
         result = Result(student, module.folder, ENGINE, policy, [])

@@ -80,6 +80,20 @@ def release(classroom: Classroom, module: Module) -> None:
     atomic_write(record, _hash(classroom.source(module)) + "\n")
 
 
+def ensure_released(classroom: Classroom, module: Module) -> None:
+    """Release `module` unless nbgrader's gradebook has it."""
+    from nbgrader.api import MissingEntry
+
+    from tito.classroom.nbgrader_app import open_gradebook
+
+    try:
+        with open_gradebook(classroom) as gradebook:
+            gradebook.find_notebook(module.name, module.folder)
+    except MissingEntry:
+        refresh(classroom, module)
+        release(classroom, module)
+
+
 def master(classroom: Classroom, module: Module) -> NotebookNode:
     """The lesson with solutions, hidden tests and the instructor's own tests."""
     from tito.notebook import name_cells, read_module
