@@ -13,8 +13,13 @@ html_theme = "sphinx_book_theme"
 html_title = "TinyTorch"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the search is on top
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": True}
+html_favicon = "_static/icon.svg"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": True,
+    "navbar_persistent": [],  # a bar on top would hide the button of the menu on a phone
+}
 html_math_renderer = "mathml"
 nb_execution_mode = "off"  # a student's notebook has nothing to run yet
 nb_number_source_lines = False
