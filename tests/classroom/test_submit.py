@@ -330,6 +330,7 @@ def receipt_with(**changed) -> bytes:
         ("receipt.json", receipt_with(module="../02_x"), "its receipt names the module"),
         ("receipt.json", receipt_with(module="03_layers"), "is no submission: 'layers.ipynb'"),
         ("receipt.json", receipt_with(submitted="soon"), "is no submission"),
+        ("receipt.json", receipt_with(submitted="2026-11-22T14:00:00"), "time without a zone"),
         ("receipt.json", receipt_with(hash="\x1b[31m"), "its receipt is damaged"),
     ],
 )
@@ -399,6 +400,29 @@ def test_links_are_not_followed(tmp_path):
     notebook.unlink()
     notebook.symlink_to(secret)
     with pytest.raises(TitoError, match=r"activations\.ipynb"):
+        read_submission(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes")
+def test_a_pipe_or_a_link_is_not_opened(tmp_path):
+    """Opening a pipe would wait for ever."""
+    path, _ = hand_in(sample(), tmp_path)
+    (tmp_path / "link.zip").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe.zip")
+    for name in ("link.zip", "pipe.zip", "nothing.zip"):
+        with pytest.raises(TitoError, match=f"{name} is no submission"):
+            read_submission(tmp_path / name)
+
+
+def test_unusual_compression_is_refused(tmp_path):
+    """LZMA unpacks all at once, whatever size the entry claims."""
+    path, _ = hand_in(sample(), tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(TitoError, match="compressed in an unusual way"):
         read_submission(path)
 
 

@@ -169,7 +169,10 @@ def read_submission(path: Path) -> Submission:
     TitoError if it is damaged, too large, or isn't what its receipt says.
     """
     try:
-        contents = dict(_in_folder(path) if path.is_dir() else _in_zip(path))
+        kind = path.lstat().st_mode  # in a shared place there may be links and pipes
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise ValueError("it is neither a file nor a folder")
+        contents = dict(_in_folder(path) if stat.S_ISDIR(kind) else _in_zip(path))
         receipts = [name for name in contents if name.rpartition("/")[2] == RECEIPT]
         if len(receipts) != 1:
             raise ValueError(f"it holds {len(receipts)} receipts")
@@ -198,7 +201,8 @@ def _checked(receipt: dict[str, str], parts: dict[str, bytes]) -> Submission:
         raise ValueError("its receipt is damaged")
     if not re.fullmatch(r"\d\d_\w+", values["module"], re.ASCII):
         raise ValueError(f"its receipt names the module {values['module'][:40]!r}")
-    datetime.fromisoformat(values["submitted"])
+    if datetime.fromisoformat(values["submitted"]).tzinfo is None:
+        raise ValueError("its receipt has a time without a zone")
     submission = Submission(
         student=check_student(values["student"], "its receipt"),
         module=values["module"],
@@ -229,7 +233,15 @@ def _in_zip(path: Path) -> _Entries:
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("it holds two files of one name")
     for entry in entries:
-        yield entry.filename, (entry.file_size, partial(archive.read, entry))
+        yield entry.filename, (entry.file_size, partial(_unpacked, archive, entry))
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The content of an entry, in no more memory than it says that it takes."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is compressed in an unusual way")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size + 1)
 
 
 def _in_folder(path: Path) -> _Entries:
