@@ -208,7 +208,9 @@ class TestTests:
         ],
         ids=["deleted", "edited", "moved", "duplicated"],
     )
-    @pytest.mark.parametrize("code", ["return np.maximum(x, 0)", "return x"], ids=["right", "wrong"])
+    @pytest.mark.parametrize(
+        "code", ["return np.maximum(x, 0)", "return x"], ids=["right", "wrong"]
+    )
     def test_a_changed_test_changes_no_mark_but_is_flagged(self, activations, what, flag, code):
         result = grade(activations, self.change(solved(relu=op(code)), "test-relu", what))
         assert cell(result, "test-relu").points == (6 if "maximum" in code else 0)
@@ -241,7 +243,9 @@ class TestOwnCells:
             "points = [int(v) for v in axes.lines[0].get_ydata()]\n"
         )
         pytest.importorskip("matplotlib")
-        notebook = with_own(plots, notebook=solved(relu=op("assert points\n    return x * (x > 0)")))
+        notebook = with_own(
+            plots, notebook=solved(relu=op("assert points\n    return x * (x > 0)"))
+        )
         result = grade(activations, notebook)
         assert cell(result, "test-slope").points == 6
         assert lost(result).get("test-relu", "NaN").startswith("NaN")  # inf * 0 is not the matter
@@ -259,7 +263,9 @@ class TestOwnCells:
         master = lesson(
             IMPORTS
             + "# %%\nsetattr(np, 'example_ran', True)\ntable = [1, 2, 3]\n\n"
-            + exercise("ran", "def ran():\n    ### BEGIN SOLUTION\n    return 0\n    ### END SOLUTION")
+            + exercise(
+                "ran", "def ran():\n    ### BEGIN SOLUTION\n    return 0\n    ### END SOLUTION"
+            )
             + test_cell("ran", 'check(ran(), 0, "examples that nobody needs take time")')
         )
         asks = "def ran():\n    return int(hasattr(np, 'example_ran'))"
@@ -364,8 +370,7 @@ class TestMasters:
         with pytest.raises(TitoError) as caught, open_grader(ACTIVATIONS, lesson(IMPORTS + text)):
             pass
         assert str(caught.value) == (
-            "the course's own solution fails test-two: two gave 3, expected 2: count "
-            "again"
+            "the course's own solution fails test-two: two gave 3, expected 2: count again"
         )
 
     @pytest.mark.parametrize(
@@ -377,8 +382,9 @@ class TestMasters:
         ],
     )
     def test_a_test_that_cannot_be_rewritten_is_named(self, lesson, code, reason):
-        with pytest.raises(TitoError) as caught, open_grader(
-            ACTIVATIONS, lesson(IMPORTS + test_cell("odd", code))
+        with (
+            pytest.raises(TitoError) as caught,
+            open_grader(ACTIVATIONS, lesson(IMPORTS + test_cell("odd", code))),
         ):
             pass
         assert "cell test-odd of the master" in str(caught.value)

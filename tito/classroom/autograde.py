@@ -5,18 +5,17 @@ Results are kept one by one as they come, so that a run which was ended goes on 
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 
-from tito.classroom.assignment import Assignment, Grader, Submission, take
+from tito.classroom.assignment import Assignment, Grader
 from tito.classroom.folder import Classroom
 from tito.classroom.results import Result, read_result, write_result
+from tito.classroom.submission import Submission, take
 from tito.course import Course, Module
 from tito.errors import TitoError
 
-AT_HAND = 4  # submissions read ahead, for each grader
+AT_HAND = 4  # submissions read ahead, for each that is graded
 
 
 def autograde(
@@ -29,7 +28,8 @@ def autograde(
 ) -> Iterator[Result]:
     """Grade `module` for each student; yields results as they come, already kept.
 
-    Students' code runs in `jobs` sandboxes at a time, or on the Dask cluster at `scheduler`.
+    `jobs` submissions are graded at a time, here or, if there is one, on the Dask cluster at
+    `scheduler`, by all its workers.
     """
     tasks = (
         (take(classroom, student, module, assignment.policy), _known(classroom, module, student))
@@ -52,39 +52,20 @@ def grade_here(
     tasks: Iterable[tuple[Submission, Result | None]],
     jobs: int,
 ) -> Iterator[Result]:
-    """Grade with `jobs` graders, each of them a thread with a sandbox of its own."""
-    graders: queue.SimpleQueue[Grader] = queue.SimpleQueue()
-    for _ in range(jobs):
-        graders.put(Grader(assignment, course))
-    room = threading.Semaphore(AT_HAND * jobs)
-
-    def work(submission: Submission, known: Result | None) -> Result:
-        grader = graders.get()
-        try:
-            return grader.grade(submission, known)
-        finally:
-            graders.put(grader)
-            room.release()
-
-    def feed(pool: ThreadPoolExecutor) -> Iterator[Result]:
-        waiting = set()
-        for task in tasks:
-            room.acquire()
-            waiting.add(pool.submit(work, *task))
-            done = {future for future in waiting if future.done()}
-            waiting -= done
-            for future in done:
-                yield future.result()
-        for future in as_completed(waiting):
-            yield future.result()
-
+    """Grade `jobs` submissions at a time; results come in the order in which they are ready."""
+    grader = Grader(assignment, course)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="grader")
+    waiting: set[Future[Result]] = set()
     try:
-        yield from feed(pool)
+        for task in tasks:
+            waiting.add(pool.submit(grader.grade, *task))
+            if len(waiting) == AT_HAND * jobs:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(waiting))
     finally:
+        grader.close()  # first, so that nothing that still runs is waited for
         pool.shutdown(cancel_futures=True)
-        for _ in range(jobs):
-            graders.get().close()
 
 
 def _known(classroom: Classroom, module: Module, student: str) -> Result | None:

@@ -160,6 +160,11 @@ class Sandbox:
             theirs.close()
         return ours
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its first process is no more, and with it whatever ran."""
+        return self._zygote.poll() is not None
+
     def close(self) -> None:
         """End all that runs in the sandbox."""
         self._control.close()
