@@ -9,7 +9,8 @@ from marked import tito
 from nbformat import from_dict
 from submissions import hand_in, solution, stub, with_cells
 
-from tito.classroom.diagnosis import LARGEST, Doctor, look_around
+from tito.classroom.diagnosis import Doctor, look_around
+from tito.classroom.submission import LARGEST
 from tito.notebook import grade_id
 
 ROSTER = ("ada", "grace", "linus")
@@ -177,7 +178,7 @@ def test_symbolic_links_are_not_followed(classroom, module, handed_in, look):
     (handed_in.parent / "data" / "up").symlink_to("..")
     handed_in.unlink()
     handed_in.symlink_to(secret)
-    advice = "replace it by the file that it stands for"
+    advice = "replace it by a plain copy of the file or folder"
     assert look() == [
         f"activations.ipynb is a symbolic link: {advice}",
         f"{os.path.join('data', 'up')} is a symbolic link: {advice}",
@@ -185,17 +186,26 @@ def test_symbolic_links_are_not_followed(classroom, module, handed_in, look):
     ]
 
 
-def test_a_folder_that_is_a_symbolic_link(classroom, module, handed_in, look):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_nobody_waits_at_a_pipe(handed_in, look):
+    handed_in.unlink()
+    os.mkfifo(handed_in)
+    assert look()[0].startswith("activations.ipynb is a pipe or device: ")
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_folder_that_is_a_symbolic_link(classroom, handed_in, look, level):
+    folder = handed_in.parents[level]
     elsewhere = classroom.root / "elsewhere"
-    handed_in.parent.rename(elsewhere)
-    handed_in.parent.symlink_to(elsewhere)
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
     assert look() == [
-        "02_activations is a symbolic link: replace it by the file that it stands for"
+        f"{folder.name} is a symbolic link: replace it by a plain copy of the file or folder"
     ]
 
 
 def test_what_can_not_be_read(handed_in, look, monkeypatch):
-    """A folder in the notebook's place, and a file that the system refuses (root may read all)."""
+    """The system's refusal is simulated: root, whom CI may run as, may read everything."""
     read = type(handed_in).read_bytes
 
     def refuse(path):

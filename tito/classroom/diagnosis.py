@@ -15,10 +15,11 @@ from typing import Any
 
 from tito.classroom.combine import combine
 from tito.classroom.folder import Classroom
+from tito.classroom.overlay import own_file
+from tito.classroom.submission import LARGEST
 from tito.course import Module
 from tito.notebook import read_module, read_notebook, student_version
 
-LARGEST = 20 * 2**20  # bytes; a notebook with plots has about 1 MB
 KERNELS = ("tinytorch", "tinytorch-grade", "python3", "python")
 _NAMED = re.compile(r'"grade_id": *"([^"]+)"')
 
@@ -58,10 +59,10 @@ class Doctor:
                 f"nbgrader db student add {quote(student)}, or rename the folder",
             )
         notebook = self.classroom.submission(student, self.module)
-        names, links = _walk(notebook.parent)
-        for link in links:
-            yield f"{link} is a symbolic link", "replace it by the file that it stands for"
-        if not names and not links:
+        names, odd = _walk(notebook.parent)
+        for what in odd:
+            yield what, "replace it by a plain copy of the file or folder"
+        if not names and not odd:
             yield "the folder is empty", "ask for the notebook, or delete the folder"
         if not names:
             return
@@ -128,9 +129,9 @@ class Doctor:
             yield "nothing is written: all solutions are as released", "ask for the saved notebook"
 
     def _own_exports(self, student: str) -> Iterator[tuple[str, str]]:
-        package = self.classroom.own_package(student, self.module)
         before = self.classroom.course.before(self.module)
-        missing = [each.number for each in before if not (package / each.file).is_file()]
+        place = self.classroom, student, self.module
+        missing = [each.number for each in before if not own_file(*place, each)]
         if missing:
             found = f"no own exports of {', '.join(missing)} for --policy {self.policy}"
             yield found, "the reference's stand in; ask for tito module submit"
@@ -197,20 +198,24 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _walk(folder: Path) -> tuple[set[str], list[str]]:
-    """The names of the files that lie directly in `folder`, and all symbolic links within."""
-    if folder.is_symlink():
-        return set(), [folder.name]
-    names, links, waiting = set(), [], [folder]
+    """The names of the files that lie directly in `folder`, and what within is neither a file nor
+    a folder."""
+    for place in (folder.parent, folder):
+        if place.is_symlink():
+            return set(), [f"{place.name} is a symbolic link"]
+    names, odd, waiting = set(), [], [folder]
     while waiting:
         for entry in _scan(waiting.pop()):
-            place = os.path.relpath(entry.path, folder)
+            name = os.path.relpath(entry.path, folder)
             if entry.is_symlink():
-                links.append(place)
+                odd.append(f"{name} is a symbolic link")
             elif entry.is_dir():
                 waiting.append(Path(entry.path))
-            elif place == entry.name:
-                names.add(place)
-    return names, links
+            elif not entry.is_file():
+                odd.append(f"{name} is a pipe or device")
+            elif name == entry.name:
+                names.add(name)
+    return names, odd
 
 
 def _is_notebook(data: Any) -> bool:

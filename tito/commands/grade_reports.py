@@ -94,7 +94,6 @@ def feedback_(which: str, pattern: str, engine: str) -> Data:
         "module": module.folder,
         **counts,
         "example": str(classroom.feedback(graded[0].student.id, module)),
-        "waiting": sum(mark.waiting for mark in graded),
         "notes": _notes(marks),
     }
 
