@@ -26,7 +26,7 @@ def init(console: Console, data: Data) -> None:
     else:
         console.print(f"Nothing was missing in {_plain(data['classroom'])}.", soft_wrap=True)
     if data["enrolled"]:
-        console.print(f"{data['enrolled']} students are in the gradebook.")
+        console.print(f"Students put into the gradebook: {data['enrolled']}")
     console.print(f"\nNext: {_plain(data['next'])}", soft_wrap=True)
 
 

@@ -150,6 +150,8 @@ def test_of_a_hidden_test_no_more_than_the_hint_is_told():
     assert verdict(failed(HIDING, 8)) == ("f(1) gave 2, expected 3: the hint", False)
     assert verdict(failed(HIDING, 1, "NameError", "no f")) == ("NameError: no f", False)
     assert verdict(failed("", 1, "NotImplementedError", "")) == ("it is not written yet", False)
+    stopped = "it took too long, and was interrupted"
+    assert verdict(failed("", 1, "KeyboardInterrupt", "")) == (stopped, False)
 
 
 # --- the kernel itself ---
@@ -223,6 +225,27 @@ def test_a_kernel_sees_neither_the_classroom_nor_the_network(classroom, module):
     assert (cell.points, cell.message) == (5, "")
     assert not (classroom.root / ".tito" / "kernel.log").exists()
     assert not list(classroom.autograded("ada", module).parent.glob("scratch"))
+
+
+@pytest.mark.slow
+def test_a_cell_that_does_not_end_costs_its_tests_alone(classroom, module):
+    """It is interrupted, in the sandbox too, and the kernel goes on with what follows."""
+    config = classroom.root / "nbgrader_config.py"
+    config.write_text(config.read_text().replace("seconds = 60", "seconds = 3"))
+    kernel.install()
+    release(classroom, module)
+    endless = "#| export\n@op\ndef relu(x):\n    while True:\n        pass\n"
+    hand_in(classroom, "ada", module, with_cells(solution(module), {"relu": endless}))
+    hand_in(
+        classroom, "grace", module, with_cells(solution(module), {"relu": "import os; os._exit(0)"})
+    )
+    results = {}
+    grade(classroom, module, ["ada", "grace"], lambda r: results.update({r.student: r}))
+    cells = {cell.id: cell for cell in results["ada"].cells}
+    assert cells["test-relu"].points == 0
+    assert cells["test-relu"].message == "it took too long, and was interrupted"
+    assert cells["test-sigmoid"].points == cells["test-sigmoid"].possible
+    assert "DeadKernelError" in results["grace"].problem and results["grace"].points == 0
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pathlib import Path
 from tito.classroom.kernel import connect
 
 here = Path(__file__).resolve().parent
+seconds = 60  # that a cell may take
 c = get_config()  # noqa: F821
 
 c.CourseDirectory.course_id = "{name}"
@@ -32,12 +33,12 @@ c.ClearSolutions.text_stub = "YOUR ANSWER HERE"
 
 # whatever kernel a submission asks for, it gets the one that shows it the modules before
 c.ExecutePreprocessor.kernel_name = "tinytorch-grade"
-c.ExecutePreprocessor.timeout = 60  # seconds a cell
+c.ExecutePreprocessor.timeout = seconds
 c.ExecutePreprocessor.interrupt_on_timeout = True
 c.ExecutePreprocessor.error_on_timeout = {{
     "ename": "CellTimeoutError",
-    "evalue": "the cell took more than 60 s",
-    "traceback": ["CellTimeoutError: the cell took more than 60 s"],
+    "evalue": f"the cell took more than {{seconds}} s",
+    "traceback": [f"CellTimeoutError: the cell took more than {{seconds}} s"],
 }}
 connect(c)  # how nbgrader reaches a kernel that has no network
 

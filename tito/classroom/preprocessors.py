@@ -108,6 +108,8 @@ def verdict(cell: NotebookNode) -> tuple[str, bool]:
         lines = [int(line) for count, line in frames if int(count) == cell.execution_count]
         if lines and lines[-1] in hidden_lines(cell):
             return _hint(cell.source, lines[-1]), True
+        if output.ename == "KeyboardInterrupt":  # nbgrader's, when the cell's time was over
+            return "it took too long, and was interrupted", False
         message = " ".join(str(output.evalue).split())
         if output.ename == "NotImplementedError" and not message:
             return "it is not written yet", False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -32,13 +33,16 @@ def init_(folder: Path, name: str, students: Path | None) -> Data:
     Example:  tito grade init my-class --students class.csv && cd my-class
               tito grade release 01
     """
+    from tqdm import tqdm
+
     from tito.classroom import kernel, sandbox
     from tito.classroom.creation import add_students, make_classroom
     from tito.course import find_course
 
-    folder, notes = folder.resolve(), []
-    with output.busy("Making the course folder ..."):
-        classroom, made = make_classroom(folder, find_course(), name)
+    folder, course, notes = folder.resolve(), find_course(), []
+    modules = tqdm(course.modules, desc="Master notebooks", unit=" modules", disable=None)
+    classroom, made = make_classroom(folder, course, name, modules)
+    with output.busy("Enrolling students, installing the kernel ..."):
         enrolled = add_students(classroom, students) if students else 0
         try:
             kernel.install()
@@ -46,7 +50,7 @@ def init_(folder: Path, name: str, students: Path | None) -> Data:
             notes.append(f"the kernel {kernel.NAME} was not installed: {error}")
     if problem := sandbox.problem():
         notes.append(f"submissions would run without a sandbox: {problem}")
-    change = "" if folder == Path.cwd() else f"cd {folder} && "
+    change = "" if folder == Path.cwd() else f"cd {os.path.relpath(folder)} && "
     return {
         "classroom": str(folder),
         "made": made,
