@@ -1,6 +1,6 @@
 """What nbgrader's gradebook says: who is in the class, and what people gave for answers.
 
-It is read while others write to it. (gradebook.py writes.)
+Reading neither writes nor waits for who does: gradebook.py writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Student:
 
     @property
     def name(self) -> str:
-        """ "Lovelace, Ada", or the id where the gradebook has no name."""
+        """Surname and first name, or the id where the gradebook has neither."""
         return ", ".join(filter(None, (self.last_name, self.first_name))) or self.id
 
 
