@@ -22,13 +22,14 @@ from simulated_students import SHARES, Handed, a_class, expected, perfect
 from tqdm import tqdm
 
 from tito.classroom import kernel, nbgrader_engine, sandbox
-from tito.classroom.assignment import Assignment, Grader, Submission, prepare
+from tito.classroom.assignment import Assignment, Grader, prepare
 from tito.classroom.autograde import grade_here
 from tito.classroom.creation import make_classroom
 from tito.classroom.folder import Classroom
 from tito.classroom.results import Result, read_results
 from tito.classroom.sandbox import Limits
 from tito.classroom.source import release
+from tito.classroom.submission import Submission
 from tito.course import Module, find_course
 from tito.files import atomic_write
 
@@ -38,7 +39,7 @@ LOOP_SECONDS = 2.0  # limit of a cell in the table of kinds
 BATCH = 20  # submissions at a time, for the throughput
 PRIVATE_TEST = """\
 # %% test-strides-of
-check(strides_of((3, 2)), (2, 1), "the last axis moves by one number")
+check(strides_of((3, 2), 4), (8, 4), "the last axis moves by one number of 4 bytes")
 """
 
 
@@ -107,33 +108,33 @@ def print_marks(rows: list[Marked]) -> None:
         print(f"{kind:28}" + "".join(f"{s:>10}" for s in shown) + ("  DIFFERS" if differ else ""))
 
 
-def time_beside_nbgrader(classroom: Classroom, modules: list[Module], rounds: int) -> Iterator[Row]:
-    """A right submission: two graders at work, one alone, and nbgrader's real kernel."""
-    for module in modules:
-        content = perfect(module, 0).content
-        atomic_write(classroom.submission("ada", module), content)
-        submission = Submission("ada", content)
-        assignment = assignment_of(classroom, module)
-        graders = [Grader(assignment, classroom.course) for _ in range(CORES)]
+def time_beside_nbgrader(classroom: Classroom, module: Module, rounds: int) -> Row:
+    """A right submission: as many at a time as there are cores, one at a time, and by nbgrader."""
+    content = perfect(module, 0).content
+    atomic_write(classroom.submission("ada", module), content)
+    tasks = [Submission("ada", content)] * BATCH
+    grader = Grader(assignment_of(classroom, module), classroom.course)
 
-        def batch(grader: Grader, submission=submission) -> list[Result]:
-            return [grader.grade(submission) for _ in range(BATCH // CORES)]
+    def on_all_cores() -> None:
+        for result in pool.map(grader.grade, tasks):
+            refuse_lost_points(result)
 
-        with ThreadPoolExecutor(CORES) as pool:
-            contenders = {
-                "fast": lambda pool=pool, graders=graders: list(pool.map(batch, graders)),
-                "nbgrader": lambda module=module: nbgrader_engine.grade(
-                    classroom, module, ["ada"], refuse_lost_points
-                ),
-                "fast, 1 job": lambda grader=graders[0]: batch(grader),
-            }
-            medians = interleave(module.folder, contenders, rounds)
-        for grader in graders:
-            grader.close()
-        medians["fast"] /= BATCH
-        medians["fast, 1 job"] /= BATCH // CORES
-        most = SUBMISSION_SECONDS if module.number == "01" else None
-        yield Row(module.folder, medians, most=most)
+    def one_by_one() -> None:
+        for task in tasks:
+            grader.grade(task)
+
+    def by_nbgrader() -> None:
+        nbgrader_engine.grade(classroom, module, ["ada"], refuse_lost_points)
+
+    contenders = {"fast": on_all_cores, "nbgrader": by_nbgrader, "fast, 1 job": one_by_one}
+    with ThreadPoolExecutor(CORES) as pool:
+        medians = interleave(module.folder, contenders, rounds)
+    grader.close()
+    medians["fast"] /= BATCH
+    medians["fast, 1 job"] /= BATCH
+    most = SUBMISSION_SECONDS if module.number == "01" else None
+    load = f"{os.getloadavg()[0]:.1f}"
+    return Row(module.folder, medians, most=most, notes={"load": load})
 
 
 def refuse_lost_points(result: Result) -> None:
@@ -201,7 +202,7 @@ if __name__ == "__main__":
     with new_classroom(modules) as classroom:
         marked = list(mark(classroom, modules, seed=0))
         print_marks(marked)
-        beside = list(time_beside_nbgrader(classroom, modules, rounds))
+        beside = [time_beside_nbgrader(classroom, module, rounds) for module in modules]
     with new_classroom(modules[:1]) as classroom:
         whole = list(grade_class(classroom, modules[0], size, seed=0))
     tables = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from graders import course, open_grader
 
-from tito.classroom.assignment import Submission
+from tito.classroom.submission import Submission
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from simulated_students import RIGHT, SHARES, a_class, damaged_file, expected, perfect, stub
