@@ -78,7 +78,7 @@ def _told(cell: CellMark) -> dict[str, Any]:
         "word": word,
         "hidden": cell.result.hidden,
         "message": message,
-        "parts": [] if cell.result.hidden else _parts(message),
+        "parts": _parts(message),
         "by_person": cell.by_person,
         "comment": cell.comment,
     }
