@@ -128,6 +128,30 @@ def test_what_could_not_be_read_has_its_page_too(classroom, module):
         assert (notebook.score, notebook.flagged) == (0, True)
 
 
+def test_no_submission_stops_the_others(classroom, module):
+    """Whatever a notebook holds, its student has a page and grades."""
+    odd = {
+        "list": [],
+        "no-cells": {"nbformat": 4},
+        "cells": {"cells": {"a": 1}},
+        "cell": {"cells": [1, None, "x", {}, {"cell_type": "code"}]},
+        "metadata": {"cells": [{"cell_type": "code", "source": "x", "metadata": [1]}]},
+        "name": {
+            "cells": [
+                {"cell_type": "code", "source": [], "metadata": {"nbgrader": {"grade_id": []}}}
+            ]
+        },
+        "type": {"cells": [{"cell_type": "code", "source": 5, "metadata": {"nbgrader": "x"}}]},
+    }
+    for student, content in odd.items():
+        path = hand_in(classroom, student, module, stub(module))
+        path.write_text(json.dumps(content))
+    record(classroom, module, [result(module, student) for student in odd])
+    for student in odd:
+        assert grades(classroom, student)["answer-slopes"] == (0.0, None, False)
+        assert len(graded_cells(read_notebook(classroom.autograded(student, module)))) == 14
+
+
 def test_nbgraders_feedback_works_on_it_and_hides_tests(classroom, module):
     hand_in(classroom, "ada", module, solution(module))
     record(classroom, module, [result(module, "ada", ["test-relu"])])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tito.classroom.folder import Classroom
+from tito.classroom.graded_notebook import Answer, answers, answers_in, graded_notebook
 from tito.classroom.results import Result
 from tito.course import Module
 from tito.errors import TitoError
@@ -114,38 +115,44 @@ class _Writer:
         grades, comments = self._old("Grade", submitted), self._old("Comment", submitted)
         rows: dict[str, list[dict[str, Any]]] = {"Grade": [], "Comment": []}
         for result in results:
-            page, graded = submitted[result.student], self._graded(result)
-            answers = _answers(graded)
-            silent = {name for name, answer in answers.items() if not answer.is_written}
-            marked = any(
-                grades.get((page, cell), {}).get("manual_score") is not None
-                for cell in self.grade_cells.values()
-            )
-            before = self._answers_so_far(result.student) if marked else {}
-            changed = {name for name in answers if answers[name] != before.get(name)}
+            path = self.classroom.submission(result.student, self.module)
+            graded = graded_notebook(path, self.template, result)
+            page = submitted[result.student]
+            rows["Grade"] += self._grades(result, page, answers(graded), grades)
+            for name, cell in self.solution_cells.items():
+                said = None if answers(graded)[name].is_written else NO_RESPONSE
+                old = _row(comments.get((page, cell), {}), (page, cell))
+                rows["Comment"].append(old | {"auto_comment": said})
             self._keep(result.student, graded)
-            for cell in result.cells:
-                if cell.id not in self.grade_cells:
-                    continue  # removed from the gradebook's master since
-                key = (page, self.grade_cells[cell.id])
-                old = grades.get(key, {})
-                score = cell.points if not cell.by_hand else 0.0 if cell.id in silent else None
-                by_person = old.get("manual_score") is not None
-                news = cell.id in changed or score != old.get("auto_score")
-                row = {
-                    "auto_score": score,
-                    "needs_manual_grade": (old["needs_manual_grade"] or news)
-                    if by_person
-                    else score is None,
-                }
-                rows["Grade"].append(_row(old, key) | row)
-            for name, cell_id in self.solution_cells.items():
-                key = (page, cell_id)
-                said = NO_RESPONSE if name in silent else None
-                rows["Comment"].append(_row(comments.get(key, {}), key) | {"auto_comment": said})
         for table, entries in rows.items():
             self._store(table, entries)
         self.db.commit()
+
+    def _grades(
+        self,
+        result: Result,
+        page: str,
+        written: dict[str, Answer],
+        grades: dict[tuple[str, str], dict[str, Any]],
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a student's grades, made of the old ones."""
+        known = [grades.get((page, cell), {}) for cell in self.grade_cells.values()]
+        before = {}
+        if any(old.get("manual_score") is not None for old in known):
+            before = answers_in(self.classroom.autograded(result.student, self.module))
+        for cell in result.cells:
+            if cell.id not in self.grade_cells:
+                continue  # gone from the master since
+            key = (page, self.grade_cells[cell.id])
+            old = grades.get(key, {})
+            score: float | None = cell.points
+            if cell.by_hand:
+                score = None if written[cell.id].is_written else 0.0
+            look = score is None
+            if old.get("manual_score") is not None:
+                changed = score != old["auto_score"] or written.get(cell.id) != before.get(cell.id)
+                look = old["needs_manual_grade"] or changed
+            yield _row(old, key) | {"auto_score": score, "needs_manual_grade": look}
 
     def _submitted_notebooks(self, results: list[Result]) -> dict[str, str]:
         """The id of each student's notebook in the gradebook; who is not there is added."""
@@ -240,73 +247,6 @@ class _Writer:
         copy = path.parent / stamp.name
         if stamp.is_file() and not (copy.is_file() and copy.read_bytes() == stamp.read_bytes()):
             atomic_write(copy, stamp.read_bytes())
-
-    def _graded(self, result: Result) -> NotebookNode:
-        """The submission with the master's tests, and below each what it said."""
-        import nbformat
-
-        from tito.classroom.preprocessors import restore
-
-        notebook = self._read(result) or nbformat.from_dict(self.template)
-        restore(notebook, self.template)
-        if result.problem:
-            note = f"**This could not be graded**: {result.problem}"
-            notebook.cells.insert(0, nbformat.v4.new_markdown_cell(note))
-        messages = {cell.id: cell.message for cell in result.cells}
-        for cell in notebook.cells:
-            if cell.cell_type != "code":
-                continue
-            message = messages.get(cell.metadata.get("nbgrader", {}).get("grade_id"))
-            cell.outputs, cell.execution_count = [], None
-            if message:
-                error = {"ename": "AssertionError", "evalue": message, "traceback": [message]}
-                cell.outputs = [nbformat.v4.new_output("error", **error)]
-        notebook.metadata = self.template.metadata
-        return notebook
-
-    def _read(self, result: Result) -> NotebookNode | None:
-        """The submitted notebook without outputs; None if it can't be shown."""
-        from nbformat.v4 import nbjson
-
-        path = self.classroom.submission(result.student, self.module)
-        try:
-            data = json.loads(path.read_bytes())
-            for cell in data["cells"]:
-                if cell["cell_type"] == "code":
-                    cell["outputs"] = []
-            return nbjson.JSONReader().to_notebook(data)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None
-
-    def _answers_so_far(self, student: str) -> dict[str, _Answer]:
-        """The answers in the student's graded notebook as it is before this."""
-        import nbformat
-
-        path = self.classroom.autograded(student, self.module)
-        try:
-            return _answers(nbformat.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, AttributeError, KeyError):
-            return {}
-
-
-class _Answer(NamedTuple):
-    """What a student wrote, and whether it is more than the stub that was given out."""
-
-    text: str
-    is_written: bool
-
-
-def _answers(notebook: NotebookNode) -> dict[str, _Answer]:
-    """What the student wrote, by the cell's name."""
-    from nbgrader.utils import compute_checksum
-
-    answers = {}
-    for cell in notebook.cells:
-        grading = cell.metadata.get("nbgrader", {})
-        if grading.get("solution"):
-            written = grading.get("checksum") != compute_checksum(cell)
-            answers[grading.grade_id] = _Answer(cell.source, written)
-    return answers
 
 
 def _row(old: dict[str, Any], key: tuple[str, str]) -> dict[str, Any]:

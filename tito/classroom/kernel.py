@@ -76,9 +76,8 @@ def main() -> int:
     classroom = find_classroom(find_course(), here)
     address = json.loads(connection.read_text(encoding="utf-8"))
     sockets = Path(address["ip"]).parent if address["transport"] == "ipc" else None
-    beside = (
-        sockets.parent if sockets else None
-    )  # goes with nbgrader, should this process be killed
+    # beside the sockets it goes with nbgrader, should this process be killed
+    beside = sockets.parent if sockets else None
     folder = Path(tempfile.mkdtemp(prefix="tito-grade-", dir=beside)).resolve()
     try:
         _lay_out(classroom, here, folder)
@@ -93,7 +92,7 @@ def main() -> int:
                 os.environ | sandbox.QUIET | _variables(str(folder / "code"), str(folder / "work"))
             )
         else:
-            command = [*_sandboxed(folder, [connection, Path(address["ip"]).parent]), *command]
+            command = [*_sandboxed(folder, connection, Path(address["ip"]).parent), *command]
             environment = dict(os.environ)
         done = subprocess.run(
             command,
@@ -144,16 +143,16 @@ def _lay_out(classroom: Classroom, here: Path, folder: Path) -> None:
         shutil.copy(file, work / "matplotlib")
 
 
-def _sandboxed(folder: Path, meeting: list[Path]) -> list[str]:
-    """The command line in front of a kernel that sees `folder` and the places where it is met."""
+def _sandboxed(folder: Path, connection: Path, sockets: Path) -> list[str]:
+    """The command line in front of a kernel that sees `folder` and where nbgrader awaits it."""
     work = sandbox.WORK
-    shown = [(folder / "code", sandbox.CODE), *[(path, str(path)) for path in meeting]]
+    shown = [(folder / "code", sandbox.CODE)]
+    shown += [(path, str(path)) for path in (connection, sockets)]
     command = [*sandbox.bubblewrap(shown), "--cap-drop", "ALL"]
     command += ["--size", str(DISK), "--tmpfs", work]
     for file in (folder / "work" / "matplotlib").iterdir():
         command += ["--ro-bind", str(file), f"{work}/matplotlib/{file.name}"]
-    for path in meeting:
-        command += ["--bind", str(path), str(path)]
+    command += ["--bind", str(sockets), str(sockets)]
     for name, value in _variables(sandbox.CODE, work).items():
         command += ["--setenv", name, value]
     return command
