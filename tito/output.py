@@ -82,10 +82,10 @@ def _console() -> Console:
 
 
 def _plain(text: Any) -> str:
-    """Text in which square brackets mean themselves."""
+    """Text in which square brackets mean themselves, and no character moves the cursor."""
     from rich.markup import escape
 
-    return escape(str(text))
+    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text)))
 
 
 # --- one view a command ---

@@ -105,7 +105,7 @@ def feedback(console: Console, data: Data) -> None:
         f"{data['module']}: {_count(data['written'], 'page')} written, "
         f"{data['unchanged']} unchanged"
     )
-    console.print(f"Look at one: {_safe(data['example'])}", soft_wrap=True)
+    console.print(f"Look at one: {_plain(data['example'])}", soft_wrap=True)
 
 
 def report(console: Console, data: Data) -> None:
@@ -127,7 +127,7 @@ def report(console: Console, data: Data) -> None:
     _histogram(console, found["histogram"])
     _items(console, data["items"])
     if data["plot"]:
-        console.print(f"\nDrawn: {_safe(data['plot'])}", soft_wrap=True)
+        console.print(f"\nDrawn: {_plain(data['plot'])}", soft_wrap=True)
 
 
 def _students(console: Console, data: Data) -> None:
@@ -138,14 +138,14 @@ def _students(console: Console, data: Data) -> None:
     for row in data["students"]:
         numbers = (f"{row['points']:g}", f"{row['possible']:g}", f"{row['percent']:.0f}")
         table.add_row(
-            _safe(row["student"]),
+            _plain(row["student"]),
             *numbers,
             str(row["by_hand"] or ""),
             f"[yellow]{len(row['flags'])}[/]" if row["flags"] else "",
-            _safe(row["problem"]),
+            _plain(row["problem"]),
         )
         for flag in row["flags"] if data["only_flagged"] else []:
-            table.add_row("", "", "", "", "", "", f"[yellow]{_safe(flag)}[/]")
+            table.add_row("", "", "", "", "", "", f"[yellow]{_plain(flag)}[/]")
     console.print(table)
 
 
@@ -176,11 +176,11 @@ def _items(console: Console, items: list[Data]) -> None:
         more = f" and {len(names) - 5} more" if names[5:] else ""
         few = f" of {item['graded']}" if item["waiting"] else ""
         table.add_row(
-            _safe(item["id"]),
+            _plain(item["id"]),
             f"{item['possible']:g}",
             "waits" if passed is None else f"{100 * passed:.0f} %{few}",
             "-" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
-            _safe(", ".join(names[:5]) + more),
+            _plain(", ".join(names[:5]) + more),
         )
     console.print(table)
     if any(item["discrimination"] is None for item in items):
@@ -191,7 +191,7 @@ def _items(console: Console, items: list[Data]) -> None:
         console.print("\n[bold]Most common messages[/]")
     for name, each in told[:MESSAGES]:
         line = f"{each['count']:4} x {name}: {each['message']}"
-        console.print(_safe(line), soft_wrap=True)
+        console.print(_plain(line), soft_wrap=True)
     if told[MESSAGES:]:
         console.print(f"[dim]and {len(told) - MESSAGES} more: --json has them[/]")
 
@@ -203,7 +203,7 @@ def _overview(console: Console, data: Data) -> None:
         cells = [row["modules"].get(module) for module in data["modules"]]
         share = 100 * row["points"] / row["possible"] if row["possible"] else 0
         table.add_row(
-            _safe(row["student"]),
+            _plain(row["student"]),
             *(_points(cell) for cell in cells),
             f"{row['points']:g}",
             f"{row['possible']:g}",
@@ -225,7 +225,7 @@ def _points(cell: Data | None) -> str:
 
 def export(console: Console, data: Data) -> None:
     console.print(
-        f"{_safe(data['file'])}: {_count(data['rows'], 'row')} for {', '.join(data['modules'])}",
+        f"{_plain(data['file'])}: {_count(data['rows'], 'row')} for {', '.join(data['modules'])}",
         soft_wrap=True,
     )
 
@@ -235,10 +235,10 @@ def doctor(console: Console, data: Data) -> None:
     for row in data["findings"]:
         here = "/".join(filter(None, (row["student"], row["module"])))
         if here != place:
-            console.print(f"[bold]{_safe(here)}[/]", soft_wrap=True)
+            console.print(f"[bold]{_plain(here)}[/]", soft_wrap=True)
             place = here
-        advice = f" [dim]->[/] {_safe(row['advice'])}" if row["advice"] else ""
-        console.print(f"  {_safe(row['found'])}{advice}", soft_wrap=True)
+        advice = f" [dim]->[/] {_plain(row['advice'])}" if row["advice"] else ""
+        console.print(f"  {_plain(row['found'])}{advice}", soft_wrap=True)
     looked = _count(data["submissions"], "submission")
     found = _count(len(data["findings"]), "finding") if data["findings"] else "nothing is wrong"
     console.print(f"{looked}: {found}")
@@ -257,8 +257,3 @@ def _table(*headings: str) -> Table:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _safe(text: str) -> str:
-    """Students' text: square brackets mean themselves, and no control code reaches the terminal."""
-    return _plain("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))

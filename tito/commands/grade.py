@@ -22,7 +22,7 @@ from tito.commands import LazyGroup
     },
 )
 def grade() -> None:
-    """Release modules to a class, collect them, and grade them safely.
+    """Release modules to a class, collect and grade them safely.
 
     Works in a course folder, which nbgrader works in too. NN is a module's number or name.
 
