@@ -128,6 +128,10 @@ class Grader:
         ]
         best = max(tries, key=lambda each: sum(cell.points for cell in each.cells))
         result.cells, result.flags = best.cells, best.flags
+        absent = [m.folder for m in self.course.before(self.module) if m.file not in own]
+        if self.assignment.policy == "own" and absent:
+            names = ", ".join(absent)
+            result.flags.append(f"not handed in, so the reference's was imported: {names}")
         if known:
             _carry_over(result, known)
 
