@@ -64,9 +64,9 @@ def counted(items: Iterable[T], doing: str, total: int | None = None) -> Iterabl
 
 def autograde(console: Console, data: Data) -> None:
     console.print(
-        f"[green]{data['module']}[/]: {data['students']} submissions graded, mean "
-        f"{data['mean']:.1f} of {data['possible'] - data['by_hand']:g} points, "
-        f"{data['full']} pass every test",
+        f"[green]{data['module']}[/]: {_count(data['graded'], 'submission')} graded, mean "
+        f"{data['mean']:.1f} of {data['possible'] - data['by_hand']:g} points; "
+        f"{data['full']} without a failed test",
         soft_wrap=True,
     )
     if data["by_hand"]:
@@ -94,10 +94,11 @@ def compare(console: Console, data: Data) -> None:
             if row[f"says_{engine}"]:
                 console.print(f"   {engine}: {_plain(row[f'says_{engine}'])}", soft_wrap=True)
     if data["ok"]:
-        console.print(f"Both engines give {data['students']} students the same marks.")
+        console.print(f"Both engines give {_count(data['students'], 'student')} the same marks.")
     else:
         students = {row["student"] for row in data["rows"]}
-        console.print(f"\n{len(data['rows'])} tests of {len(students)} students differ.")
+        found = _count(len(data["rows"]), "difference")
+        console.print(f"\n{found}, of {_count(len(students), 'student')}.")
 
 
 def feedback(console: Console, data: Data) -> None:

@@ -37,6 +37,7 @@ def grade(
 
     ensure_released(classroom, module)
     master = read_notebook(classroom.source(module))
+    version = hash_of(classroom.source(module).read_bytes())
     for student in students:
         result = Result(student, module.folder, ENGINE, policy, [])
         path = classroom.submission(student, module)
@@ -47,6 +48,8 @@ def grade(
             result.cells = list(_cells(master, graded))
         except TitoError as error:
             result.cells, result.problem = list(_cells(master, None)), str(error)
+        for cell in result.cells:
+            cell.key = version
         result.notebook = hash_of(path.read_bytes()) if path.is_file() else ""
         result.graded = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         write_result(classroom, module, result)

@@ -72,10 +72,7 @@ def autograde_(
     classroom, module = _here(which)
     names = classroom.students(module, students)
     if not names:
-        raise TitoError(
-            f"nobody matching {students!r} handed in {module.folder}: "
-            "tito grade collect --from FOLDER brings submissions"
-        )
+        raise TitoError(_nobody(module, students))
     if engine == "nbgrader":
         if policy == "best" or scheduler:
             raise TitoError("--engine nbgrader takes one policy, reference or own, on this machine")
@@ -142,18 +139,18 @@ def _by_nbgrader(
 
 
 def _summary(module: Module, engine: str, policy: str, results: list[Result]) -> Data:
+    graded = [result for result in results if not result.problem]
     by_hand = [cell for result in results[:1] for cell in result.cells if cell.by_hand]
     return {
         "module": module.folder,
         "engine": engine,
         "policy": policy,
         "students": len(results),
+        "graded": len(graded),
         "possible": results[0].possible if results else 0,
         "by_hand": sum(cell.possible for cell in by_hand),
-        "full": sum(
-            all(cell.passed for cell in result.cells) and not result.problem for result in results
-        ),
-        "mean": sum(result.points for result in results) / max(len(results), 1),
+        "full": sum(all(cell.passed for cell in result.cells) for result in graded),
+        "mean": sum(result.points for result in graded) / max(len(graded), 1),
         "flagged": sorted(result.student for result in results if result.flags),
         "problems": {r.student: r.problem for r in results if r.problem},
         "next": f"tito grade report {module.number}",
@@ -163,35 +160,55 @@ def _summary(module: Module, engine: str, policy: str, results: list[Result]) ->
 @command(output_grade.compare)
 @which_argument
 @students_option
-@click.option("--policy", type=click.Choice(["reference", "own"]), default="reference")
-def compare_(which: str, students: str, policy: str) -> Data:
+def compare_(which: str, students: str) -> Data:
     """List where the fast grader and nbgrader disagree on module NN.
 
-    nbgrader grades whom it has not graded yet, in real kernels: a few seconds a student.
+    nbgrader grades whom it has not graded yet, in real kernels and by the policy of the marks: a
+    few seconds a student.
 
     \b
     Example:  tito grade compare 01 --students 'a*'
     """
     from tito.classroom.results import read_results
+    from tito.classroom.source import refresh
+    from tito.workspace import hash_of
 
     classroom, module = _here(which)
-    names = set(classroom.students(module, students))
-    fast = {r.student: r for r in read_results(classroom, module, "fast")}
-    missing = sorted(names - fast.keys())
-    if missing:
-        raise TitoError(f"{missing[0]} is not graded yet: tito grade autograde {module.number}")
-    theirs = {r.student: r for r in read_results(classroom, module, "nbgrader")}
-    stale = [n for n in sorted(names) if n not in theirs or theirs[n].notebook != fast[n].notebook]
-    for result in _by_nbgrader(classroom, module, stale, policy) if stale else ():
-        theirs[result.student] = result
-    rows = [row for name in sorted(names) for row in _disagreements(fast[name], theirs[name])]
-    return {"ok": not rows, "module": module.folder, "students": len(names), "rows": rows}
+    names = classroom.students(module, students)
+    if not names:
+        raise TitoError(_nobody(module, students))
+    fast = {result.student: result for result in read_results(classroom, module, "fast")}
+    for name in names:
+        if name not in fast:
+            raise TitoError(f"{name} is not graded yet: tito grade autograde {module.number}")
+    compared = [name for name in names if not fast[name].problem]
+    for name in compared:
+        if hash_of(classroom.submission(name, module).read_bytes()) != fast[name].notebook:
+            raise TitoError(f"{name} handed in anew: tito grade autograde {module.number}")
+        if fast[name].policy == "best":
+            raise TitoError(
+                f"{name} was graded by the policy best, which nbgrader does not have: "
+                f"tito grade autograde {module.number} --policy reference"
+            )
+    refresh(classroom, module)
+    master = hash_of(classroom.source(module).read_bytes())
+    theirs = {result.student: result for result in read_results(classroom, module, "nbgrader")}
+    stale: dict[str, list[str]] = {}
+    for name in compared:
+        ours, known = fast[name], theirs.get(name)
+        same = known and (known.notebook, known.policy) == (ours.notebook, ours.policy)
+        if not known or not same or any(cell.key != master for cell in known.cells):
+            stale.setdefault(ours.policy, []).append(name)
+    for policy, left in stale.items():
+        theirs |= {each.student: each for each in _by_nbgrader(classroom, module, left, policy)}
+    rows = [row for name in compared for row in _disagreements(fast[name], theirs[name])]
+    return {"ok": not rows, "module": module.folder, "students": len(compared), "rows": rows}
 
 
 def _disagreements(ours: Result, theirs: Result) -> Iterator[Data]:
     other = {cell.id: cell for cell in theirs.cells}
     for cell in ours.cells:
-        if not cell.by_hand and cell.id in other and cell.points != other[cell.id].points:
+        if not cell.by_hand and cell.points != other[cell.id].points:
             yield {
                 "student": ours.student,
                 "cell": cell.id,
@@ -200,6 +217,14 @@ def _disagreements(ours: Result, theirs: Result) -> Iterator[Data]:
                 "says_fast": cell.message,
                 "says_nbgrader": other[cell.id].message,
             }
+
+
+def _nobody(module: Module, students: str) -> str:
+    matching = "" if students == "*" else f" of those matching {students!r}"
+    return (
+        f"nobody{matching} handed in {module.folder}: tito grade collect --from FOLDER brings "
+        "submissions"
+    )
 
 
 def _here(which: str) -> tuple[Classroom, Module]:
