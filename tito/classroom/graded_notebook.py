@@ -27,13 +27,14 @@ class Answer(NamedTuple):
 def graded_notebook(submission: Path, template: NotebookNode, result: Result) -> NotebookNode:
     """The notebook at `submission` with the template's tests, and below each what it said.
 
-    One that can't be read is shown as the template, with the problem on top.
+    One that couldn't be graded isn't opened: the template is shown, with the problem on top.
     """
     import nbformat
 
     from tito.classroom.preprocessors import restore
 
-    notebook = nbformat.from_dict(template | {"cells": list(_cells(submission))})
+    cells = [] if result.problem else list(_cells(submission))
+    notebook = nbformat.from_dict(template | {"cells": cells})
     restore(notebook, template)
     if result.problem:
         note = f"**This could not be graded**: {result.problem}"
