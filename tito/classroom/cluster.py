@@ -69,7 +69,7 @@ def grade_on_cluster(
         finally:
             if client.status == "running":
                 client.cancel(list(waiting.futures))
-                client.run(close_graders)
+                client.run(close_graders, on_error="ignore")  # of a worker that has just gone
     if lost:
         raise TitoError(
             f"{', '.join(lost)}: every worker that graded this ended, by its fault or by chance: "
