@@ -100,10 +100,10 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
     """
     from tito.classroom.combine import combine
     from tito.export import export_text
-    from tito.notebook import graded_cells, read_module, read_notebook, student_version
+    from tito.notebook import graded_cells, read_module, read_notebook
 
     path = workspace.existing_notebook(module)
-    lesson = student_version(read_module(module))
+    lesson = read_module(module)
     with tempfile.TemporaryDirectory(prefix="tito-trial-") as name:
         folder = Path(name)
         # all that follows looks at one state of the notebook, whatever is saved meanwhile
@@ -134,15 +134,16 @@ def try_module(workspace: Workspace, module: Module) -> Trial:
 def _try_cells(
     cells: list[Cell], lesson: NotebookNode, package: Path
 ) -> tuple[list[Test], list[Test]]:
-    """How the tests among the cells went, and the errors of the others."""
+    """How the tests among the cells went, less what is hidden of them, and the others' errors."""
     import nbformat
 
-    from tito.classroom.combine import title
+    from tito.classroom.combine import title, visible
     from tito.grading import run_notebook
     from tito.notebook import grade_id, graded_cells
 
+    sources = {c.id: visible(c.source) if c.kind == "test" else c.source for c in cells}
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell.source, id=cell.id) for cell in cells]
+        cells=[nbformat.v4.new_code_cell(source, id=name) for name, source in sources.items()]
     )
     [run] = run_notebook(notebook, package, timeout=NOTEBOOK_SECONDS)
     errors = {cell.id: cell.error for cell in run}

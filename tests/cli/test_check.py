@@ -26,7 +26,7 @@ def test_all_steps_pass(tito, steps):
 
 
 @pytest.mark.parametrize(
-    "bad", [lambda course: ["lesson_dev.py:3: no title"], ["pytest", "no_such_file.py"]]
+    "bad", [lambda course: ["lesson_dev.py:3: no title"], ["pytest", "--no-such-option"]]
 )
 def test_the_first_failure_ends_it(tito, steps, bad):
     steps["bad"] = bad

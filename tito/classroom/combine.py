@@ -120,6 +120,12 @@ def title(source: str) -> str:
     return _printable(next((line for line in lines if line and line[0] != "#"), "empty"))
 
 
+@lru_cache(maxsize=4096)  # each submission is compared with the same cells
+def visible(source: str) -> str:
+    """What a student is shown of a master's cell."""
+    return _bare(_HIDDEN.sub("", source))
+
+
 def _known(cell: NotebookNode) -> _Known:
     grading = cell.metadata.get("nbgrader", {})
     is_solution, is_graded = bool(grading.get("solution")), bool(grading.get("grade"))
@@ -129,7 +135,7 @@ def _known(cell: NotebookNode) -> _Known:
         kind=kind if cell.cell_type == "code" else "text",
         type=cell.cell_type,
         source=cell.source,
-        visible=_visible(cell.source),
+        visible=visible(cell.source),
         is_locked=bool(grading) and not is_solution,
         is_answer=is_solution and is_graded,
     )
@@ -260,12 +266,6 @@ def _own(cell: _Handed) -> Cell:
     is_python = not _OTHER_LANGUAGE.match(cell.source)
     source = _IPYTHON_LINE.sub(r"\1pass", cell.source) if is_python else ""
     return Cell(f"own-{cell.number}", "own", source)
-
-
-@lru_cache(maxsize=4096)  # each submission is compared with the same cells
-def _visible(source: str) -> str:
-    """What a student is shown of a master's cell."""
-    return _bare(_HIDDEN.sub("", source))
 
 
 def _bare(source: str) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tito.workspace import Workspace
 
 RECEIPT = "receipt.json"
+NO_ANSWER = ("", "YOUR ANSWER HERE")  # the latter is what nbgrader puts in place of an answer
 MOST_BYTES = 50_000_000  # of all that a package holds, unpacked
 MOST_ENTRIES = 1000
 _FIELDS = ("student", "module", "hash", "submitted", "version")
@@ -107,7 +108,7 @@ def problems(module: Module, path: Path) -> list[str]:
     import nbformat
 
     from tito.classroom.combine import combine
-    from tito.notebook import grade_id, graded_cells, read_module, read_notebook, student_version
+    from tito.notebook import grade_id, graded_cells, read_module, read_notebook
 
     notebook = read_notebook(path)
     lines = [line for cell in notebook.cells for line in cell.source.splitlines()]
@@ -118,7 +119,7 @@ def problems(module: Module, path: Path) -> list[str]:
             f"{exports[0] if exports else 'nothing'}, not {module.export}; "
             f"tito module update {module.number} puts your solutions into the lesson again"
         )
-    lesson = student_version(read_module(module))
+    lesson = read_module(module)
     found = []
     try:
         nbformat.validate(notebook)
@@ -131,11 +132,11 @@ def problems(module: Module, path: Path) -> list[str]:
     if combined.notes:
         mend = f"tito module update {module.number} brings the lesson's cells back"
         found += [*combined.notes, mend]
-    stubs = {grade_id(cell): cell for cell in graded_cells(lesson)}
-    empty = [name for name, text in combined.answers.items() if text == stubs[name].source]
+    empty = [name for name, text in combined.answers.items() if text.strip() in NO_ANSWER]
     if empty:
-        points = sum(stubs[name].metadata.nbgrader.points for name in empty)
-        found.append(f"not answered yet, for {points:g} points: {', '.join(empty)}")
+        points = {grade_id(cell): cell.metadata.nbgrader.points for cell in graded_cells(lesson)}
+        total = sum(points[name] for name in empty)
+        found.append(f"not answered yet, for {total:g} points: {', '.join(empty)}")
     return found
 
 
