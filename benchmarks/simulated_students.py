@@ -119,8 +119,8 @@ def tests_edited(module: Module, seed: int) -> Handed:
     handed = _misunderstood(module, seed, 1)
     notebook = nbformat.reads(handed.content.decode(), as_version=4)
     tests = submissions.with_cells(notebook, dict.fromkeys(_points(module), PASSING))
-    cheat = new_code_cell("def check(*arguments, **options):\n    pass\n\ncheck_raises = check")
-    tests.cells.insert(1, cheat)
+    cheat = "def check(*arguments, **options):\n    pass\n\ncheck_raises = check"
+    tests.cells.insert(1, new_code_cell(cheat, id="cheat"))
     return Handed(_as_file(tests).content, handed.lost)
 
 

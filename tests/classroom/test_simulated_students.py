@@ -24,7 +24,7 @@ def grader():
 
 @every_kind
 def test_each_kind_gets_its_marks(grader, kind):
-    handed = kind(module, seed=1)
+    handed = kind(module, seed=0)
     result = grader.grade(Submission("ada", handed.content))
     got = {cell.id: cell.points for cell in result.cells if not cell.by_hand}
     assert got == expected(module, handed), {cell.id: cell.message for cell in result.cells}
@@ -33,7 +33,7 @@ def test_each_kind_gets_its_marks(grader, kind):
 
 @every_kind
 def test_right_solutions_alone_keep_every_point(kind):
-    lost = kind(module, seed=1).lost
+    lost = kind(module, seed=0).lost
     assert bool(lost) == (kind not in RIGHT)
     assert (len(lost) == len(expected(module, perfect(module, 0)))) == (
         kind in (stub, damaged_file)
@@ -42,8 +42,8 @@ def test_right_solutions_alone_keep_every_point(kind):
 
 def test_the_same_seed_makes_the_same_class():
     students = a_class(module, seed=3, size=40, variants=1)
-    assert students == a_class(module, seed=3, size=40, variants=1)
-    assert students != a_class(module, seed=4, size=40, variants=1)
+    is_same = [students == a_class(module, seed, size=40, variants=1) for seed in (3, 4)]
+    assert is_same == [True, False]
     copies = Counter(students)
     assert copies[perfect(module, 0)] == SHARES[perfect] * 40 / 1000
     assert len(copies) == len(SHARES)
