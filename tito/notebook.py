@@ -9,7 +9,6 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-import jupytext
 import nbformat
 from nbformat import NotebookNode
 
@@ -51,6 +50,8 @@ def read_percent(text: str) -> NotebookNode:
 
 @lru_cache(maxsize=64)  # jupytext takes 0.1 s for a lesson
 def _parsed(text: str) -> NotebookNode:
+    import jupytext  # not at the top: who grades reads no lessons
+
     options = {"extension": ".py", "format_name": "percent", "comment_magics": False}
     return jupytext.reads(text, fmt=options)
 
