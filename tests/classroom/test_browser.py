@@ -9,15 +9,15 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import student
 from browser import SECONDS, expect, open_page
 
-from tito.course import find_course
-from tito.notebook import grade_id, read_module, read_notebook, write_notebook
+from tito.notebook import grade_id, read_notebook
 
 pytestmark = pytest.mark.slow
 
@@ -53,15 +53,11 @@ def environment(tmp_path_factory) -> dict[str, str]:
         file = home / f".jupyter/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = student.environment(home)
     # a terminal is a login shell, which sets both anew
-    (home / ".profile").write_text(f"export PATH='{path}' PS1='$ '\n", encoding="utf-8")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("JUPYTER", "XDG_", "PYTHON", "PYTEST"))
-    }
-    return {**kept, "HOME": str(home), "PATH": path, "SHELL": "/bin/sh", "COLUMNS": "100"}
+    profile = f"export PATH='{variables['PATH']}' PS1='$ '\n"
+    (home / ".profile").write_text(profile, encoding="utf-8")
+    return {**variables, "SHELL": "/bin/sh"}
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +66,7 @@ def workspace(environment) -> Path:
     folder = Path(environment["HOME"]) / "my-course"
     tito(environment, folder.parent, "setup", folder.name)
     tito(environment, folder, "module", "start", "01")
-    notebook = read_notebook(folder / "modules/01_tensor/tensor.ipynb")
-    master = {grade_id(cell): cell.source for cell in read_module(find_course().module("01")).cells}
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution") and grade_id(cell) != "var":
-            cell.source = master[grade_id(cell)]
-    write_notebook(folder / "modules/01_tensor/tensor.ipynb", notebook)
+    student.write_solutions(folder / "modules/01_tensor/tensor.ipynb", "01", but=["var"])
     return folder
 
 
@@ -106,12 +97,19 @@ def address(environment, workspace) -> str:
     ):
         try:
             deadline = time.monotonic() + SECONDS
-            while not (servers := list(runtime.glob("jpserver-*.json"))):
+            while not (url := server_address(runtime)):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
-            yield json.loads(servers[0].read_text())["url"]
+            yield url
         finally:
             os.killpg(process.pid, signal.SIGTERM)
+
+
+def server_address(runtime):
+    """What the server says of itself in its folder; None as long as it doesn't."""
+    for file in runtime.glob("jpserver-*.json"):
+        with suppress(ValueError):  # being written
+            return json.loads(file.read_text(encoding="utf-8"))["url"]
 
 
 class Lab:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from home import environment
+from student import environment, write_solutions
 
 from tito.course import find_course
-from tito.notebook import grade_id, read_module, read_notebook, write_notebook
+from tito.notebook import grade_id, read_notebook
 
 COURSE = find_course()
 DOCS = COURSE.root / "docs"
@@ -79,16 +79,6 @@ def is_shown(printed: str, got: str) -> bool:
 # --- the people of the guides ---
 
 
-def write(notebook: Path, number: str, **given: str) -> None:
-    """Write the course's solutions into a notebook, and what is `given` by grade_id."""
-    solutions = {grade_id(cell): cell.source for cell in read_module(COURSE.module(number)).cells}
-    content = read_notebook(notebook)
-    for cell in content.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = given.get(grade_id(cell), solutions[grade_id(cell)])
-    write_notebook(notebook, content)
-
-
 def solve_all_but_one(folder: Path, run) -> None:
     """Module 01 is written; `var` forgets the correction."""
     notebook = folder / "modules/01_tensor/tensor.ipynb"
@@ -99,12 +89,12 @@ def solve_all_but_one(folder: Path, run) -> None:
     )
     stub = "# YOUR CODE HERE\n    raise NotImplementedError()"
     assert stub in lesson["var"]
-    write(notebook, "01", var=lesson["var"].replace(stub, body))
+    write_solutions(notebook, "01", var=lesson["var"].replace(stub, body))
 
 
 def solve(folder: Path, run) -> None:
     """Module 01 is written, and all of it is right."""
-    write(folder / "modules/01_tensor/tensor.ipynb", "01")
+    write_solutions(folder / "modules/01_tensor/tensor.ipynb", "01")
 
 
 def take_the_course(folder: Path, run) -> None:
