@@ -7,6 +7,8 @@ computed here. Python's audit hooks close the ways by which code looks into its 
 
 from __future__ import annotations
 
+import _signal
+import builtins
 import contextlib
 import importlib
 import marshal
@@ -32,10 +34,21 @@ TRUSTED = (
     *("base64", "contextlib", "json", "json.encoder", "json.decoder", "linecache", "os", "select"),
     *("signal", "socket", "struct", "traceback"),
 )
-VOLATILE = {"builtins._", "numpy.__warningregistry__", "os.register_at_fork"}
+VOLATILE = {"builtins._", "numpy.__warningregistry__"}
 MISSING = object()
-# modules that hand out frames on request: whoever called them asked for one
-LENDERS = ("inspect.py", "traceback.py", "logging/__init__.py", "threading.py", "bdb.py", "pdb.py")
+PYTHONS = frozenset(vars(builtins)) - {
+    "__name__",
+    "__doc__",
+    "__loader__",
+    "__package__",
+    "__spec__",
+}
+# modules that hand out frames or memory on request: whoever called them asked for it
+_LENDERS = (
+    *("inspect.py", "traceback.py", "logging/__init__.py", "threading.py", "bdb.py", "pdb.py"),
+    *("trace.py", "profile.py", "signal.py", "asyncio/base_tasks.py", "ctypes/__init__.py"),
+)
+LENDERS = frozenset(os.path.join(os.path.dirname(os.__file__), name) for name in _LENDERS)
 FORBIDDEN = (
     "sys._getframe",
     "sys._current_frames",
@@ -43,15 +56,32 @@ FORBIDDEN = (
     "sys.settrace",
     "sys.setprofile",
     "sys.addaudithook",
+    "sys.monitoring.",
     "gc.get_objects",
     "gc.get_referrers",
     "gc.get_referents",
     "code.__new__",
     "compile",
     "object.__getattr__",
+    "object.__setattr__",
+    "marshal.",
     "ctypes.",
 )
-FRAME_ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_code", "gi_code", "cr_code")
+NAMED = ("_getframe", "_current_frames", "_current_exceptions")
+FRAME_ATTRIBUTES = (
+    *("tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_code", "gi_code", "cr_code", "ag_code"),
+)
+
+
+# what stands for `check` outside of tests: of its own globals, for a student's cell can see them
+DEAF: dict[str, Any] = {"contextlib": contextlib}
+exec(
+    """
+def __check__(*arguments): pass
+def __check_raises__(*arguments): return contextlib.suppress(Exception)
+""",
+    DEAF,
+)
 
 
 class OverTime(BaseException):
@@ -59,16 +89,26 @@ class OverTime(BaseException):
 
 
 class Originals:
-    """The parts of trusted modules and of their classes, as they were before any cell ran."""
+    """The parts of trusted modules and of their classes, as they were before any cell ran.
+
+    Of the package and of our own code, the functions and classes.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, Any, dict[str, Any]]] = []
         for name in TRUSTED:
             module = importlib.import_module(name)
-            self._parts.append((name, module, dict(vars(module))))
-            for part in vars(module).values():
-                if isinstance(part, type) and part.__module__ == name and _is_mutable(part):
-                    self._parts.append((f"{name}.{part.__name__}", part, dict(vars(part))))
+            self._add(name, module, dict(vars(module)))
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in ("tinytorch", "tito"):
+                parts = {key: value for key, value in vars(module).items() if callable(value)}
+                self._add(name, module, parts)
+
+    def _add(self, name: str, module: types.ModuleType, parts: dict[str, Any]) -> None:
+        self._parts.append((name, module, parts))
+        for part in parts.values():
+            if isinstance(part, type) and part.__module__ == name and _is_mutable(part):
+                self._parts.append((f"{name}.{part.__name__}", part, dict(vars(part))))
 
     def restore(self) -> list[str]:
         """Put back what was replaced; returns the names."""
@@ -90,21 +130,30 @@ def run_submission(channel: socket.socket, originals: Originals) -> None:
     """Take a job from the grader, run its cells in order, and say what came of each."""
     job = receive(channel)
     notebook = types.ModuleType("__main__")
+    given: dict[str, Any] = {}  # functions, classes and modules that the course's own cells named
+    told: set[str] = set()  # of these, what cells of the student bound anew
     guard = Guard({cell["id"] for cell in job["cells"] if cell["kind"] in ("given", "test")})
     forget_ourselves()
     sys.modules["__main__"] = notebook
-    ignore_checks(notebook)
+    notebook.__dict__.update(DEAF)
     ran: list[dict[str, Any]] = []  # what cells did since the grader last heard of us
     for cell in map(unpacked, job["cells"]):
         if cell["kind"] == "test":
             put_back(originals, ran)
             run = run_in_fork if job["fork"] else run_test
-            run(channel, cell["id"], ran, job, notebook, guard)
+            run(channel, cell["id"], ran, job, notebook, given, originals, guard)
             ran = []
             continue
+        before = dict(notebook.__dict__)
         with time_limit(job["seconds"]):
             done = run_cell(cell, notebook)
         flags = guard.take_flags()
+        if cell["kind"] == "given":
+            given |= named(notebook, before)
+        else:
+            taken = [name for name in given if notebook.__dict__.get(name) is not given[name]]
+            flags += [f"{name}, which is given, was bound anew" for name in set(taken) - told]
+            told.update(taken)
         if done["error"] or flags:
             ran.append({"id": cell["id"], "error": done["error"], "flags": flags})
     put_back(originals, ran)
@@ -114,6 +163,16 @@ def run_submission(channel: socket.socket, originals: Originals) -> None:
 def unpacked(cell: dict[str, Any]) -> dict[str, Any]:
     """A cell with its code ready to run, if the course compiled it."""
     return cell | {"code": marshal.loads(b64decode(cell["code"]))} if "code" in cell else cell
+
+
+def named(notebook: types.ModuleType, before: dict[str, Any]) -> dict[str, Any]:
+    """The functions, classes and modules to which the notebook gave names since `before`."""
+    return {
+        name: value
+        for name, value in notebook.__dict__.items()
+        if before.get(name, MISSING) is not value
+        and (callable(value) or isinstance(value, types.ModuleType))
+    }
 
 
 def put_back(originals: Originals, ran: list[dict[str, Any]]) -> None:
@@ -128,6 +187,8 @@ def run_in_fork(
     ran: list[dict[str, Any]],
     job: dict[str, Any],
     notebook: types.ModuleType,
+    given: dict[str, Any],
+    originals: Originals,
     guard: Guard,
 ) -> None:
     """Run one test in a fork, so that whatever it does to the process costs this test alone."""
@@ -137,7 +198,7 @@ def run_in_fork(
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            run_test(channel, test, ran, job, notebook, guard)
+            run_test(channel, test, ran, job, notebook, given, originals, guard)
             os._exit(0)
         os._exit(1)
     # the fork has an alarm of its own; this limit is for one that blocks it
@@ -156,6 +217,8 @@ def run_test(
     ran: list[dict[str, Any]],
     job: dict[str, Any],
     notebook: types.ModuleType,
+    given: dict[str, Any],
+    originals: Originals,
     guard: Guard,
 ) -> None:
     """Ask for a test's code and run it; send the values that it checks, and how it ended."""
@@ -164,10 +227,10 @@ def run_test(
     # names that a test defines are out of reach of the student's functions, if it can do with that
     before = dict(notebook.__dict__)
     space = notebook if answer["inside"] else types.ModuleType("__main__")
-    space.__dict__.update(before)
-    for helper in answer["helpers"]:
-        run_cell(unpacked(helper), space)
-
+    # a student's own `np` or `len` is none of the test's
+    space.__dict__.update(before | given)
+    for name in before.keys() & PYTHONS:
+        del space.__dict__[name]
     values: list[dict[str, Any]] = []
 
     def check(site: str, got: Any, *rest: Any) -> None:
@@ -180,27 +243,32 @@ def run_test(
         try:
             yield
         except Exception as error:
-            kinds, said = [kind.__name__ for kind in type(error).__mro__], str(error)[:2000]
+            kinds, said = names_of_kinds(error), str(error)[:2000]
         others = [encode(value) for value in rest]
         values.append({"site": site, "raised": kinds, "said": said, "rest": others})
 
     checks = {"__check__": check, "__check_raises__": check_raises}
-    space.__dict__.update(checks)
     if answer["shared"]:  # a given helper, which lives in the notebook, checks something
         notebook.__dict__.update(checks)
     with time_limit(job["seconds"]):
+        for helper in answer["helpers"]:
+            run_cell(unpacked(helper), space)
+        space.__dict__.update(checks)
         done = run_cell(unpacked(answer), space)
-    ended = {"ended": True, "values": values, "error": done["error"], "flags": guard.take_flags()}
+    flags = [f"{name} was replaced" for name in originals.restore()] + guard.take_flags()
+    ended = {"ended": True, "values": values, "error": done["error"], "flags": flags[:20]}
     send(channel, ended | {"token": answer["token"]})
     for name in notebook.__dict__.keys() - before.keys():
         del notebook.__dict__[name]
-    ignore_checks(notebook)
+    notebook.__dict__.update(DEAF)
 
 
-def ignore_checks(notebook: types.ModuleType) -> None:
-    """Outside tests nobody listens to the checks of given cells."""
-    notebook.__dict__["__check__"] = lambda *arguments: None
-    notebook.__dict__["__check_raises__"] = lambda *arguments: contextlib.suppress(Exception)
+def names_of_kinds(error: BaseException) -> list[str]:
+    """The classes of an error, without those that only call themselves like one of Python's."""
+    kinds = type.__dict__["__mro__"].__get__(type(error))
+    names = [type.__dict__["__name__"].__get__(kind) for kind in kinds]
+    pairs = zip(names, kinds, strict=True)
+    return [name for name, kind in pairs if vars(builtins).get(name, kind) is kind]
 
 
 @contextlib.contextmanager
@@ -231,7 +299,8 @@ class Guard:
     """An audit hook: it refuses a student's cells what only a forger needs, and notes it.
 
     The events are those of Python's "Audit events table" (PEP 578). What libraries do for their own
-    ends is none of its business: the nearest caller counts.
+    ends is none of its business: the nearest caller counts whose code names what is called.
+    It can be got around, by raw memory for one; what is expected is not here to be found.
     """
 
     def __init__(self, given: set[str]):
@@ -241,8 +310,8 @@ class Guard:
         libraries = (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen")
         self._libraries = (*libraries, os.path.dirname(tito) + os.sep)
         self._looking = 0  # the thread that is within the hook
+        _signal.signal = self._unless_student(_signal.signal)  # a handler is passed a frame
         sys.addaudithook(self._hook)
-        os.register_at_fork = self._unless_student(os.register_at_fork)
 
     def take_flags(self) -> list[str]:
         """The flags so far, which are then forgotten."""
@@ -254,26 +323,43 @@ class Guard:
             return
         if self._looking == threading.get_ident():
             return  # to look for the caller is an event as well
-        if event == "object.__getattr__":
-            if arguments[1] not in FRAME_ATTRIBUTES:
+        name = event.rpartition(".")[2]
+        if event.startswith("object.__"):
+            name = arguments[1]
+            if name not in (FRAME_ATTRIBUTES if event == "object.__getattr__" else ("__code__",)):
                 return
-            event = f".{arguments[1]}"
+            event = f".{name}"
         elif event == "compile" and not self._is_trusted(str(arguments[1])):
             return  # code under a name of its own
-        if self._student_asks(2):
+        if self._student_asks(name, 2):
             self._refuse(event)
 
     def _is_trusted(self, file: str) -> bool:
         return file in self._ours or file.startswith(self._libraries)
 
-    def _student_asks(self, depth: int) -> bool:
-        """Whether the nearest caller that doesn't merely lend frames is a student's code."""
+    def _student_asks(self, name: str, depth: int) -> bool:
+        """Whether `name` is called by a student's code: itself, or by way of a library to which it
+        was passed (`heapq.nlargest(1, [0], key=sys._getframe)`), or of one that lends frames."""
         self._looking = threading.get_ident()
         try:
             frame: types.FrameType | None = sys._getframe(depth)
-            while frame and frame.f_code.co_filename.endswith(LENDERS):
+            while frame:
+                code = frame.f_code
+                if code.co_filename in LENDERS:
+                    name = code.co_name
+                elif not self._is_trusted(code.co_filename):
+                    return True
+                elif (
+                    code.co_filename in self._ours
+                    or name in code.co_names
+                    or (
+                        name.startswith("_")  # of a class or module: its name is another
+                        and name not in NAMED
+                    )
+                ):
+                    return False
                 frame = frame.f_back
-            return frame is not None and not self._is_trusted(frame.f_code.co_filename)
+            return True
         finally:
             self._looking = 0
 
@@ -283,8 +369,8 @@ class Guard:
 
     def _unless_student(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any, **options: Any) -> Any:
-            if self._student_asks(2):
-                self._refuse(f"os.{function.__name__}")
+            if self._student_asks(function.__name__, 2):
+                self._refuse(f"signal.{function.__name__}")
             return function(*arguments, **options)
 
         return guarded

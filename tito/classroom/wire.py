@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import builtins
 import json
+import re
 import socket
 import struct
 from typing import Any
@@ -19,8 +20,12 @@ from tito.testing import unwrap
 
 LARGEST = 1 << 26  # bytes of a frame
 DEEPEST = 40  # levels of a value
+LEVELS = 4 * DEEPEST  # of JSON: a dict takes three levels for one of its own
+MOST_KEYS = 10_000  # of a set or dict: numbers can be chosen so that all their hashes are equal
+LONGEST_NUMBER = 4096  # bits of an int: Python takes very long to print longer ones, or refuses
 _HEADER = struct.Struct(">I")
 _NUMERIC = "biufcSU"  # kinds of dtype whose bytes are the value
+_DTYPE = re.compile(r"[<>|]?\w{1,12}(\[\w{1,9}\])?")  # NumPy itself parses much more
 
 
 class WireError(Exception):
@@ -46,7 +51,24 @@ def receive(channel: socket.socket) -> dict[str, Any]:
         raise WireError(f"no JSON: {error}") from None
     if type(message) is not dict:
         raise WireError("a frame holds an object")
+    if _is_deeper(message, LEVELS):
+        raise WireError(f"a frame of more than {LEVELS} levels")
     return message
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and dicts of JSON are nested deeper, so that even printing them may fail."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) in (dict, list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _read(channel: socket.socket, size: int) -> bytes:
@@ -68,6 +90,8 @@ def encode(value: Any, depth: int = 0) -> Any:
     if value is None or kind in (bool, str, float):
         return value
     if kind is int:
+        if value.bit_length() > LONGEST_NUMBER:
+            return {"other": f"an int of {value.bit_length()} bits"}
         return value if abs(value) < 2**53 else {"int": hex(value)}
     if kind is complex:
         return {"complex": [value.real, value.imag]}
@@ -95,17 +119,26 @@ def decode(data: Any) -> Any:
     """The value that `encode` took; WireError if `data` is no work of its."""
     try:
         return _decode(data)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        SystemError,
+    ) as error:
         raise WireError(f"no value: {error}") from None
 
 
 def _decode(data: Any) -> Any:
+    if type(data) is int and data.bit_length() > LONGEST_NUMBER:
+        raise ValueError(f"an int of {data.bit_length()} bits")
     if data is None or type(data) in (bool, int, float, str):
         return data
     [(tag, content)] = data.items()
     match tag:
         case "int":
-            return int(content, 16)
+            return _decode(int(content, 16))
         case "complex":
             return complex(*content)
         case "bytes":
@@ -113,23 +146,34 @@ def _decode(data: Any) -> Any:
         case "array":
             return _array(*content)
         case "dtype":
-            return np.dtype(content)
+            return _dtype(content)
         case "type":
-            return _type(content)
-        case "list" | "tuple" | "set" | "frozenset":
+            return _type(content[:200])
+        case "list" | "tuple":
             return getattr(builtins, tag)(_decode(item) for item in content)
-        case "dict":
+        case "set" | "frozenset" if len(content) <= MOST_KEYS:
+            return getattr(builtins, tag)(_decode(item) for item in content)
+        case "dict" if len(content) <= MOST_KEYS:
             return {_decode(key): _decode(item) for key, item in content}
         case "other":
-            return type(str(content), (), {})()
+            return type(str(content)[:200], (), {})()
     raise ValueError(f"tag {tag!r}")
 
 
+def _dtype(text: str) -> np.dtype:
+    if not _DTYPE.fullmatch(text):
+        raise ValueError(f"dtype {text[:20]!r}")
+    return np.dtype(text)
+
+
 def _array(dtype: str, shape: list[int], payload: str) -> np.ndarray:
-    kind = np.dtype(dtype)
+    kind = _dtype(dtype)
     if kind.kind not in _NUMERIC:
         raise ValueError(f"dtype {kind}")
-    return np.frombuffer(base64.b64decode(payload), kind).reshape(shape)
+    array = np.frombuffer(base64.b64decode(payload), kind).reshape(shape)
+    if kind.kind == "U":
+        array.tolist()  # fails where a number in it is no character
+    return array
 
 
 _types: dict[str, type] = {}  # one stand-in a name, so that equal names are the same type

@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import posix
 import resource
 import select
 import signal
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tito.classroom.cells import Originals, run_submission
+from tito.classroom.seccomp import refuse_system_calls
 from tito.classroom.wire import send
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h
@@ -49,6 +51,8 @@ def main(control: socket.socket, options: dict[str, Any]) -> None:
     for statement in options["preload"]:
         with contextlib.suppress(Exception):  # then the cell that needs it says so
             exec(statement, {})
+    for module in (os, posix):
+        del module.register_at_fork  # a student's function would run where we fork for a test
     originals = Originals()
     gc.collect()
     gc.freeze()  # a child's collector leaves these pages shared
@@ -120,6 +124,7 @@ def serve(channel: socket.socket, options: dict[str, Any], originals: Originals)
         set_limits(options)
         if options["isolated"]:
             drop_capabilities()
+            refuse_system_calls(libc)
     except Exception:
         traceback.print_exc()  # to the grader, which says so
         os._exit(1)
@@ -200,25 +205,28 @@ def drop_capabilities() -> None:
             break
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    libc.prctl(DUMPABLE, 0, 0, 0, 0)  # none of the submission's other processes reads this one
 
 
 def memory_of_descendants() -> int:
-    """Bytes that processes below us hold for themselves (pages shared by files not counted)."""
+    """Bytes that processes below us hold, alone or shared (pages of files not counted)."""
     parents, sizes = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                pages = (folder / "statm").read_text().split()
-                parents[int(folder.name)] = int(status[1])
-                sizes[int(folder.name)] = int(pages[1]) - int(pages[2])
+            with contextlib.suppress(OSError, KeyError):
+                lines = (folder / "status").read_text(errors="replace").splitlines()
+                status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+                process = int(folder.name)
+                parents[process] = int(status["PPid"])
+                held = (status.get(name, "0 kB") for name in ("RssAnon", "RssShmem", "VmPTE"))
+                sizes[process] = sum(int(size.split()[0]) << 10 for size in held)
     below = {os.getpid()}
     for _ in range(len(parents)):
         more = {child for child, parent in parents.items() if parent in below} - below
         if not more:
             break
         below |= more
-    return sum(sizes.get(process, 0) for process in below) * resource.getpagesize()
+    return sum(sizes.get(process, 0) for process in below)
 
 
 def check(code: int, what: str) -> None:
