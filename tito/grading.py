@@ -186,7 +186,7 @@ def names_of(source: str) -> tuple[set[str], set[str]]:
     try:
         top = symtable.symtable(source, "<cell>", "exec")
         tree = ast.parse(source)
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deep, no characters
         return set(), set()
     symbols = top.get_symbols()
     defined = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}

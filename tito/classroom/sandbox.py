@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,12 @@ RUNNERS = (
     *("testing.py", "cellworker.py", "classroom/__init__.py", "classroom/wire.py"),
     *("classroom/cells.py", "classroom/seccomp.py", "classroom/zygote.py"),
 )
+
+
+# where a system keeps programs and libraries; not /usr/src, where containers keep a course
+_PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "sbin", "share")
+_LOCAL = ("local/bin", "local/lib", "local/lib64", "local/share")
+SYSTEM = tuple(Path("/usr", name) for name in (*_PARTS, *_LOCAL))
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
     """
     root = os.getuid() == 0
     shown = {Path(sys.base_prefix), Path(sys.prefix)}
-    shown = {path.resolve() for path in shown if not path.resolve().is_relative_to("/usr")}
+    shown = {path.resolve() for path in shown if not _is_shown(path.resolve(), SYSTEM)}
+    shown -= {Path("/usr"), Path("/usr/local")}
     command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
     command += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     command += [] if network else ["--unshare-net"]
@@ -78,7 +86,8 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
         ]
     else:
         command += ["--unshare-user"]
-    command += ["--ro-bind", "/usr", "/usr"]
+    for path in SYSTEM:
+        command += ["--ro-bind-try", str(path), str(path)]
     for name in ("bin", "lib", "lib64", "sbin"):
         path = Path("/", name)
         if path.is_symlink():
@@ -92,9 +101,10 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
         command += ["--perms", "0755", "--dir", folder]  # else root's alone
     for path, place in places:
         command += ["--ro-bind", str(path), place]
-    for package in ("tinytorch", "tito"):  # an installed course holds the solutions
-        for path in Path(sys.prefix).glob(f"lib/python*/site-packages/{package}"):
-            command += ["--tmpfs", str(path)]
+    for entry in dict.fromkeys(sys.path):  # an installed course holds the solutions
+        for path in (Path(entry, "tinytorch").resolve(), Path(entry, "tito").resolve()):
+            if path.is_dir() and _is_shown(path, [*SYSTEM, *shown]):
+                command += ["--tmpfs", str(path)]
     environment = QUIET | {"PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"PATH": "/usr/bin:/bin", "HOME": WORK, "TMPDIR": WORK, "LANG": "C.UTF-8"}
     for name, value in environment.items():
@@ -102,9 +112,13 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
 
 
-def _parents(places: object) -> list[str]:
+def _is_shown(path: Path, places: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(place) for place in places)
+
+
+def _parents(places: Iterable[str]) -> list[str]:
     """The folders above some places that bubblewrap has to make, outermost first."""
-    above = {str(parent) for place in places for parent in Path(place).parents}  # type: ignore[attr-defined]
+    above = {str(parent) for place in places for parent in Path(place).parents}
     return sorted(above - {"/", "/usr"}, key=len)
 
 

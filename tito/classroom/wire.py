@@ -81,6 +81,11 @@ def _read(channel: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+def shown(text: Any, longest: int) -> str:
+    """What a stranger says, as it can stand in a line of a terminal, a page or a file."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:longest])
+
+
 def encode(value: Any, depth: int = 0) -> Any:
     """`value` as JSON can hold it: exact plain types, arrays and Tensors; of the rest the type."""
     value = unwrap(value)
@@ -148,7 +153,7 @@ def _decode(data: Any) -> Any:
         case "dtype":
             return _dtype(content)
         case "type":
-            return _type(content[:200])
+            return _type(shown(content, 200))
         case "list" | "tuple":
             return getattr(builtins, tag)(_decode(item) for item in content)
         case "set" | "frozenset" if len(content) <= MOST_KEYS:
@@ -156,7 +161,7 @@ def _decode(data: Any) -> Any:
         case "dict" if len(content) <= MOST_KEYS:
             return {_decode(key): _decode(item) for key, item in content}
         case "other":
-            return type(str(content)[:200], (), {})()
+            return type(shown(content, 200), (), {})()
     raise ValueError(f"tag {tag!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -121,7 +122,7 @@ class Bench:
             grader.close()
 
     def grade(self, notebook: NotebookNode, isolated: bool, limits: Limits = LIMITS) -> Result:
-        return self.grade_bytes(nbformat.writes(notebook).encode(), isolated, limits)
+        return self.grade_bytes(json.dumps(notebook).encode(), isolated, limits)
 
     def grade_bytes(self, raw: bytes, isolated: bool, limits: Limits = LIMITS) -> Result:
         return self.grader(isolated, limits).grade(Submission("eve", raw))

@@ -31,11 +31,8 @@ def copy(notebook):
 
 
 def copy_many(notebook):
-    for number in range(50):
-        twin = nbformat.from_dict(
-            cell_of(solution_of(notebook), "test-slope") | {"id": f"t{number}"}
-        )
-        notebook.cells.append(twin)
+    test = cell_of(notebook, "test-slope")
+    notebook.cells += [nbformat.from_dict(test | {"id": f"twin-{n}"}) for n in range(50)]
 
 
 def move(notebook):
@@ -52,15 +49,15 @@ def no_points(notebook):
     cell_of(notebook, "test-relu").metadata.nbgrader |= {"grade": False, "points": 0}
 
 
-def test_as_text(notebook):
+def made_text(notebook):
     cell_of(notebook, "test-relu").cell_type = "markdown"
 
 
-def solution_named_test(notebook):
+def named_test(notebook):
     cell_of(notebook, "relu").metadata.nbgrader = cell_of(notebook, "test-relu").metadata.nbgrader
 
 
-def test_named_solution(notebook):
+def named_solution(notebook):
     test = cell_of(notebook, "test-relu")
     test.metadata.nbgrader = cell_of(notebook, "relu").metadata.nbgrader
     test.source = PASSES
@@ -88,10 +85,6 @@ def all_named_alike(notebook):
             cell.metadata.nbgrader.grade_id = "relu"
 
 
-def solution_of(notebook):
-    return notebook
-
-
 CHANGES = [
     (delete, "test-relu was deleted"),
     (edit, "test-relu was edited"),
@@ -100,9 +93,9 @@ CHANGES = [
     (move, "test-relu was moved"),
     (more_points, ""),
     (no_points, ""),
-    (test_as_text, "test-relu is no code cell"),
-    (solution_named_test, "relu was deleted"),
-    (test_named_solution, "test-relu was deleted"),
+    (made_text, "test-relu is no code cell"),
+    (named_test, "relu was deleted"),
+    (named_solution, "test-relu was deleted"),
     (names_swapped, "test-relu was edited|moved"),
     (a_test_of_its_own, "test-mine is no cell of this lesson"),
     (given_edited, "imports was edited"),
@@ -120,10 +113,10 @@ def test_the_masters_tests_count(bench, change, flag):
 
 
 def test_one_name_for_all(bench):
-    """A notebook whose cells all have one name has at most one solution left."""
+    """Cells that all have one name run where they stand: they are the student's work still."""
     notebook = solution(bench.module)
     all_named_alike(notebook)
-    attack = Attack("", {}, loses=("test-slope", "test-gelu"), spares=False, flag="was deleted")
+    attack = Attack("", {}, loses=(), flag="slope was deleted")
     bench.assert_marks(notebook, attack, isolated=False)
 
 

@@ -32,11 +32,16 @@ def test_an_ending_costs_its_own_test(bench, attack):
     bench.assert_holds(attack)
 
 
-@pytest.mark.parametrize("name", ["os._exit", "a signal to oneself", "a fault"])
-def test_an_ending_in_a_cell_costs_what_comes_after(bench, name):
+def test_an_ending_in_a_cell_costs_what_comes_after(bench):
     """A cell that ends Python before any test leaves nothing to grade."""
-    result = bench.assert_holds(Attack(name, {"relu": CALLS[name]}, spares=False, flag="relu"))
-    assert result.points == 0
+    attack = Attack("", {"relu": CALLS["os._exit"]}, spares=False, flag="relu ended Python")
+    assert bench.assert_holds(attack).points == 0
+
+
+@pytest.mark.parametrize("name", ["a signal to oneself", "a fault"])
+def test_a_signal_in_a_cell(bench, name):
+    """The first process of a namespace gets no signal from within, or ends: relu is missing."""
+    bench.assert_holds(Attack(name, {"relu": CALLS[name]}, spares=False, flag=None))
 
 
 @pytest.mark.parametrize("name", ["sys.exit", "os._exit"])

@@ -30,7 +30,7 @@ REPLACED = [
     wrong_with("Tensor.__eq__ = lambda *a: True", flag="Tensor.__eq__ was"),
     wrong_with("Tensor.numpy = lambda self: [0.0, 0.0, 3.0]", flag="Tensor.numpy was"),
     wrong_with("import pickle; pickle.dumps = pickle.loads = print"),
-    wrong_with("import sys; sys.modules['numpy'] = sys.modules['json'] = None"),
+    wrong_with("import sys; sys.modules['numpy'] = sys.modules['json'] = None", spares=False),
     wrong_with("import sys; sys.stdout = sys.stderr = None"),
     wrong_with("import sys; sys.excepthook = sys.unraisablehook = lambda *a: None"),
     wrong_with("""
@@ -96,8 +96,8 @@ VALUES = {
     "    __eq__ = lambda s, o: True\ndef relu(x): return T(x.data)",
     "a class called Tensor": "def relu(x):\n    class Tensor:\n"
     "        data = property(lambda self: x.data)\n        dtype = None\n    return Tensor()",
-    "an object that lies about its class": "class L:\n    __class__ = property(lambda s: np.dtype)\n"
-    "    str = {'array': ['<f4', [1, 3], 'AAAA']}\ndef relu(x): return L()",
+    "an object that lies about its class": "class L:\n"
+    "    __class__ = property(lambda s: np.dtype)\n    str = {'array': ['<f4', [1, 3], 'AAAA']}\ndef relu(x): return L()",
     "a type that lies about its name": "class M(type):\n    __module__ = 'numpy'\n"
     "    __qualname__ = property(lambda s: {'list': []})\nclass N(metaclass=M): pass\n"
     "def relu(x): return N",
@@ -110,7 +110,8 @@ VALUES = {
     "an error that attacks when it is shown": "class E(Exception):\n"
     "    def __str__(self): raise SystemExit\n    __repr__ = __str__\n"
     "def relu(x): raise E",
-    "an error of endless words": "class E(Exception):\n    def __str__(self): return 'x' * (1 << 26)\n"
+    "an error of endless words": "class E(Exception):\n"
+    "    def __str__(self): return 'x' * (1 << 26)\n"
     "def relu(x): raise E",
     "a test that passed itself": "def relu(x): raise AssertionError",
 }
