@@ -26,7 +26,7 @@ NOT_RUN = {
     "python -m pip": "a fresh clone's first words; .ci/run says them",
     "python -m uv": "the same",
     "tito module view": "opens JupyterLab until Ctrl-C; tests/classroom/test_browser.py does it",
-    "nbgrader formgrader": "opens a server until Ctrl-C",
+    "jupyter lab": "the same",
     "dask ": "serves until Ctrl-C; tests/classroom has a cluster",
 }
 PROGRAMS = r"(?:uv run |python -m )?(?:tito|pip|pytest|nbgrader|jupyter|dask|uv|git|cd)\b"
