@@ -9,7 +9,7 @@ import ast
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,12 +39,12 @@ class Handed:
 
 
 def perfect(module: Module, seed: int) -> Handed:
-    return _as_file(_solution(module))
+    return _hand_in(_solution(module))
 
 
 def other_style(module: Module, seed: int) -> Handed:
     """Right code under other names, with another layout and comments of the student's own."""
-    return _as_file(_with(module, {name: restyled(cell) for name, cell in _exercises(module)}))
+    return _hand_in(_with(module, {name: restyled(cell) for name, cell in _exercises(module)}))
 
 
 def own_cells(module: Module, seed: int) -> Handed:
@@ -62,7 +62,7 @@ def own_cells(module: Module, seed: int) -> Handed:
     places = [i for i, cell in enumerate(notebook.cells) if _is_exercise(cell)]
     for place, source in zip(reversed(places), reversed(added), strict=False):
         notebook.cells.insert(place + 1, new_code_cell(source, id=f"below-{place}"))
-    return _as_file(notebook)
+    return _hand_in(notebook)
 
 
 def moved_cells(module: Module, seed: int) -> Handed:
@@ -74,14 +74,14 @@ def moved_cells(module: Module, seed: int) -> Handed:
     notebook.cells.append(moved)
     copy = nbformat.from_dict({**twice, "id": "a-copy"})  # JupyterLab's paste keeps the metadata
     notebook.cells.insert(notebook.cells.index(twice) + 1, copy)
-    return _as_file(notebook)
+    return _hand_in(notebook)
 
 
 def tests_deleted(module: Module, seed: int) -> Handed:
     notebook = _with(module, {})
     tests = set(_points(module))
     notebook.cells = [cell for cell in notebook.cells if grade_id(cell) not in tests]
-    return _as_file(notebook)
+    return _hand_in(notebook)
 
 
 def on_stderr(module: Module, seed: int) -> Handed:
@@ -96,7 +96,7 @@ def slow(module: Module, seed: int) -> Handed:
 
 
 def stub(module: Module, seed: int) -> Handed:
-    return Handed(_as_file(submissions.stub(module)).content, frozenset(_points(module)))
+    return _hand_in(_stub(module), _points(module).keys())
 
 
 def half_done(module: Module, seed: int) -> Handed:
@@ -121,7 +121,7 @@ def tests_edited(module: Module, seed: int) -> Handed:
     tests = submissions.with_cells(notebook, dict.fromkeys(_points(module), PASSING))
     cheat = "def check(*arguments, **options):\n    pass\n\ncheck_raises = check"
     tests.cells.insert(1, new_code_cell(cheat, id="cheat"))
-    return Handed(_as_file(tests).content, handed.lost)
+    return _hand_in(tests, handed.lost)
 
 
 def syntax_error(module: Module, seed: int) -> Handed:
@@ -142,7 +142,7 @@ def ends_python(module: Module, seed: int) -> Handed:
 
 def damaged_file(module: Module, seed: int) -> Handed:
     """The upload broke off."""
-    content = _as_file(_solution(module)).content
+    content = _hand_in(_solution(module)).content
     place = random.Random(seed).randrange(len(content) // 4, len(content) // 2)
     return Handed(content[:place], frozenset(_points(module)))
 
@@ -198,13 +198,12 @@ def restyled(cell: NotebookNode) -> str:
             node.id = "numeric" if node.id == "np" else node.id
         tree.body.insert(0, ast.parse("numeric = np").body[0])
     lines = ast.unparse(tree).splitlines()
-    statements = [node for node in ast.walk(ast.parse("\n".join(lines))) if hasattr(node, "body")]
-    bodies = [node.body for node in statements if isinstance(node.body, list) and node.body]
-    for number in sorted({body[-1].lineno for body in bodies}, reverse=True):
+    bodies = [getattr(node, "body", None) for node in ast.walk(ast.parse("\n".join(lines)))]
+    for number in sorted({body[-1].lineno for body in bodies if isinstance(body, list) and body}):
         line = lines[number - 1]
-        indent = line[: len(line) - len(line.lstrip())]
         if not line.lstrip().startswith(("def ", "class ", "elif ")):  # may follow a decorator
-            lines[number - 1 : number - 1] = ["", f"{indent}# and that is it"]
+            indent = line[: len(line) - len(line.lstrip())]
+            lines[number - 1] = f"\n{indent}# and that is it\n{line}"
     return "\n".join([*(["#| export"] if is_exported(cell) else []), *lines])
 
 
@@ -228,7 +227,7 @@ def _rename_locals(function: ast.FunctionDef) -> None:
 def _in_each_function(module: Module, statement: str) -> Handed:
     """The solution with a statement at the start of every function."""
     changes = {name: _begun(cell, statement) for name, cell in _exercises(module)}
-    return _as_file(_with(module, changes))
+    return _hand_in(_with(module, changes))
 
 
 def _begun(cell: NotebookNode, statement: str) -> str:
@@ -236,7 +235,8 @@ def _begun(cell: NotebookNode, statement: str) -> str:
     tree = ast.parse(cell.source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
-            node.body[ast.get_docstring(node) is not None : 0] = ast.parse(statement).body
+            place = 0 if ast.get_docstring(node) is None else 1
+            node.body[place:place] = ast.parse(statement).body
     return ast.unparse(tree)
 
 
@@ -249,7 +249,7 @@ def _broken(module: Module, seed: int, statement: str) -> Handed:
         stubbed = _begun(cell, STUB)
         lost, others = _errors(module, frozenset({(name, stubbed)}))
         if 0 < len(lost) <= 3 and not others:  # each takes as long as it may
-            return Handed(_as_file(_with(module, {name: _begun(cell, statement)})).content, lost)
+            return _hand_in(_with(module, {name: _begun(cell, statement)}), lost)
     raise TitoError(f"{module.folder} has no exercise that one to three tests use")
 
 
@@ -270,7 +270,7 @@ def _misunderstood(module: Module, seed: int, number: int) -> Handed:
 def _wrong(module: Module, changes: Mapping[str, str]) -> Handed:
     """The solution with other sources for some exercises, and what plain Python says of them."""
     lost, _ = _errors(module, frozenset(changes.items()))
-    return Handed(_as_file(_with(module, changes)).content, lost)
+    return _hand_in(_with(module, changes), lost)
 
 
 @cache
@@ -331,5 +331,6 @@ def _with(module: Module, changes: Mapping[str, str]) -> NotebookNode:
     return submissions.with_cells(_solution(module), changes)
 
 
-def _as_file(notebook: NotebookNode, lost: Iterable[str] = ()) -> Handed:
-    return Handed(nbformat.writes(notebook, version=nbformat.NO_CONVERT).encode(), frozenset(lost))
+def _hand_in(notebook: NotebookNode, lost: Set[str] = frozenset()) -> Handed:
+    text = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
+    return Handed(text.encode(), frozenset(lost))
