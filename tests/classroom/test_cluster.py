@@ -163,3 +163,16 @@ def test_a_wrong_address_is_told_in_one_line(module, capsys, monkeypatch, addres
     ran = tito(capsys, "grade", "autograde", "02", "--scheduler", address)
     assert ran.status == 1
     assert f"no Dask scheduler at {address}: " in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_scheduler_that_ends_is_told_in_one_line(classroom, module, assignment):
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as local:
+        address = local.scheduler_address
+        results = autograde(classroom, module, assignment, STUDENTS, 1, scheduler=address)
+        first = next(results)
+        local.close()
+        with pytest.raises(TitoError, match=f"{address} has ended: run the command again"):
+            list(results)
+    assert first.student in {result.student for result in read_results(classroom, module)}

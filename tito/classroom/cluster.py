@@ -36,7 +36,7 @@ def grade_on_cluster(
 ) -> Iterator[Result]:
     """Results as workers send them. TitoError if there is no cluster at that address."""
     try:
-        from distributed import KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed
     except ImportError:
         raise TitoError("--scheduler needs Dask: pip install 'tinytorch[cluster]'") from None
 
@@ -47,7 +47,7 @@ def grade_on_cluster(
             raise TitoError(f"{scheduler} has no workers: dask worker {scheduler} starts one")
         shared = client.scatter(assignment, broadcast=True, hash=False)
         students: dict[str, str] = {}  # by key of what is on its way
-        waiting = as_completed()
+        waiting = as_completed(loop=client.loop)
 
         def take_one() -> Iterator[Result]:
             future = next(waiting)
@@ -56,6 +56,10 @@ def grade_on_cluster(
                 yield future.result()
             except KilledWorker:
                 lost.append(student)
+            except CancelledError:
+                raise TitoError(
+                    f"{scheduler} has ended: run the command again, what came so far is kept"
+                ) from None
 
         try:
             for submission, known in tasks:
