@@ -120,7 +120,7 @@ class Originals:
                 if now.get(name, MISSING) is not value and f"{owner}.{name}" not in VOLATILE:
                     found.append(f"{owner}.{name}")
                     setattr(place, name, value)
-            if isinstance(place, type) and len(now) != len(right):
+            if isinstance(place, type) and owner.startswith(TRUSTED) and len(now) != len(right):
                 for name in now.keys() - right.keys() - ADDED_BY_PYTHON:
                     found.append(f"{owner}.{name}")
                     delattr(place, name)

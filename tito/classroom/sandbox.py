@@ -86,6 +86,8 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
         ]
     else:
         command += ["--unshare-user"]
+    for name in ("/usr", "/usr/local", "/etc"):
+        command += ["--perms", "0755", "--dir", name]  # else root's alone
     for path in SYSTEM:
         command += ["--ro-bind-try", str(path), str(path)]
     for name in ("bin", "lib", "lib64", "sbin"):
@@ -98,7 +100,7 @@ def bubblewrap(binds: list[tuple[Path, str]], network: bool = False) -> list[str
     command += ["--proc", "/proc", "--dev", "/dev", "--perms", "0755", "--dir", WORK]
     places = [(path, str(path)) for path in sorted(shown)] + binds
     for folder in _parents(place for _, place in places):
-        command += ["--perms", "0755", "--dir", folder]  # else root's alone
+        command += ["--perms", "0755", "--dir", folder]
     for path, place in places:
         command += ["--ro-bind", str(path), place]
     for entry in dict.fromkeys(sys.path):  # an installed course holds the solutions

@@ -51,8 +51,8 @@ def main(control: socket.socket, options: dict[str, Any]) -> None:
     for statement in options["preload"]:
         with contextlib.suppress(Exception):  # then the cell that needs it says so
             exec(statement, {})
-    for module in (os, posix):
-        del module.register_at_fork  # a student's function would run where we fork for a test
+    for module in (os, posix):  # a student's function would run where we fork for a test
+        vars(module)["register_at_fork"] = dict  # takes what comes, and does nothing
     originals = Originals()
     gc.collect()
     gc.freeze()  # a child's collector leaves these pages shared

@@ -97,7 +97,8 @@ VALUES = {
     "a class called Tensor": "def relu(x):\n    class Tensor:\n"
     "        data = property(lambda self: x.data)\n        dtype = None\n    return Tensor()",
     "an object that lies about its class": "class L:\n"
-    "    __class__ = property(lambda s: np.dtype)\n    str = {'array': ['<f4', [1, 3], 'AAAA']}\ndef relu(x): return L()",
+    "    __class__ = property(lambda s: np.dtype)\n"
+    "    str = {'array': ['<f4', [1, 3], 'AAAA']}\ndef relu(x): return L()",
     "a type that lies about its name": "class M(type):\n    __module__ = 'numpy'\n"
     "    __qualname__ = property(lambda s: {'list': []})\nclass N(metaclass=M): pass\n"
     "def relu(x): return N",

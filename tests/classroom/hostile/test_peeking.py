@@ -90,8 +90,8 @@ found.append(relu.__code__.replace(co_filename="<cell test-relu>"))
            flag="marshal", says=REFUSED),
     Attack("an audit hook", in_test("import sys; sys.addaudithook(print)"),
            flag="addaudithook", says=r"found \[\]"),  # Python swallows the refusal
-    Attack("a hook at fork", in_test("import os; os.register_at_fork(before=print)"),
-           says=r"found \['AttributeError'\]"),
+    Attack("a hook at fork", in_test("import os; os.register_at_fork(before=lambda: 1 / 0)"),
+           says=r"found \[\]"),
     Attack("__main__ and modules", in_test("""
 import sys
 import __main__
