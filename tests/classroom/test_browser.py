@@ -1,4 +1,4 @@
-"""A student's first module in JupyterLab, typed and clicked in a browser.
+"""Jupyter in a browser: a student's first module, typed and clicked, and an instructor's points.
 
 TITO_SCREENSHOTS=docs/_static/screenshots pytest -m slow tests/classroom/test_browser.py
 takes the pictures of the student's guide on the way.
@@ -10,12 +10,13 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import student
 from browser import SECONDS, expect, open_page
+from submissions import hand_in, solution
 
 from tito.notebook import grade_id, read_notebook
 
@@ -75,20 +76,21 @@ def tito(environment, folder, *words):
         ["tito", *words], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-@pytest.fixture(scope="module")
-def address(environment, workspace) -> str:
-    """Where the JupyterLab of `tito module view 01` answers."""
+@contextmanager
+def jupyterlab(folder, environment, *command):
+    """Start JupyterLab by `command` in `folder`; yields its address."""
     options = ["--no-browser", "--port=0", f"--IdentityProvider.token={TOKEN}"]
     options += ["--allow-root"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
-    runtime = Path(environment["HOME"]) / "runtime"
-    log = workspace.parent / "jupyterlab.log"
+    runtime = Path(environment["HOME"]) / f"runtime-{folder.name}"
+    log = folder.parent / "jupyterlab.log"
     with (
         log.open("w") as file,
         subprocess.Popen(
-            ["tito", "module", "view", "01", "--", *options],
-            cwd=workspace,
+            [*command, *options],
+            cwd=folder,
             env={**environment, "JUPYTER_RUNTIME_DIR": str(runtime)},
             stdout=file,
             stderr=file,
@@ -183,7 +185,7 @@ def picture(page, name, *parts, height=None):
     page.screenshot(path=f"{folder}/{name}.png", clip=clip)
 
 
-def test_a_module_in_the_browser(workspace, address):
+def test_a_module_in_the_browser(workspace, environment):
     first, exercise, test, last = (
         "whose_tinytorch()",
         "\ndef var(",
@@ -192,7 +194,8 @@ def test_a_module_in_the_browser(workspace, address):
     )
     notebook = "modules/01_tensor/tensor.ipynb"
     package = workspace / "tinytorch"
-    with open_page(height=980) as page:
+    view = ("tito", "module", "view", "01", "--")
+    with jupyterlab(workspace, environment, *view) as address, open_page(height=980) as page:
         lab = Lab(page, workspace, address)
         lab.open(notebook)
         lab.run(first)
@@ -235,3 +238,24 @@ def test_a_module_in_the_browser(workspace, address):
         lab.run(first)
         expect(lab.output(first)).to_contain_text(f"tinytorch: {package}")
         expect(lab.output(first)).to_contain_text("yours: core/tensor.py")
+
+
+def test_formgrader_gives_points_for_an_answer(classroom, environment):
+    """What a person gives in nbgrader's formgrader counts, and stays when graded again."""
+    module, place = classroom.course.module("01"), classroom.root
+    hand_in(classroom, "ada", module, solution(module))
+    tito(environment, place, "grade", "release", "01")
+    tito(environment, place, "grade", "autograde", "01")
+    with jupyterlab(place, environment, "jupyter", "lab") as address, open_page() as page:
+        page.goto(f"{address}lab?token={TOKEN}")
+        expect(page.get_by_text("Nbgrader", exact=True)).to_be_visible()
+        page.goto(f"{address}formgrader/gradebook/01_tensor/tensor")
+        page.get_by_text("Submission #1").click()
+        points = page.locator("#answer-memory")
+        with page.expect_response(lambda response: response.request.method == "PUT") as answer:
+            points.fill("4")
+            points.press("Tab")
+        assert answer.value.ok
+    tito(environment, place, "grade", "autograde", "01", "--fresh")
+    ada, *_ = json.loads(tito(environment, place, "grade", "report", "01", "--json"))["students"]
+    assert (ada["student"], ada["points"], ada["by_hand"]) == ("ada", 85 + 4, 3)
