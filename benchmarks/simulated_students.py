@@ -48,20 +48,16 @@ def other_style(module: Module, seed: int) -> Handed:
 
 
 def own_cells(module: Module, seed: int) -> Handed:
-    """Helper functions, prints, a figure and magics between the lesson's cells."""
+    """Helper functions, prints, magics and a figure between the lesson's cells."""
     notebook = _with(module, {})
-    added = ["def my_square(x):\n    return x * x", "print(my_square(7), flush=True)"]
-    added += [
-        "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()"
-    ]
-    added += [
-        "!ls\nmy_square?",
-        "%%bash\necho done",
-        "test_helper = [my_square(i) for i in range(9)]",
-    ]
-    places = [i for i, cell in enumerate(notebook.cells) if _is_exercise(cell)]
-    for place, source in zip(reversed(places), reversed(added), strict=False):
-        notebook.cells.insert(place + 1, new_code_cell(source, id=f"below-{place}"))
+    figure = "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()"
+    helper = "def my_square(x):\n    return x * x\n\nprint(my_square(7), flush=True)"
+    added = [f"%matplotlib inline\n{figure}\n\n{helper}", "!ls\nmy_square?", "%%bash\necho done"]
+    exercises = [cell for cell in notebook.cells if _is_exercise(cell)]
+    for number, (cell, source) in enumerate(zip(exercises, added, strict=False)):
+        place = notebook.cells.index(cell) + 1
+        notebook.cells.insert(place, new_code_cell(source, id=f"own-{number}"))
+    exercises[-1].source = f"assert my_square(3) == 9\n{exercises[-1].source}"
     return _hand_in(notebook)
 
 

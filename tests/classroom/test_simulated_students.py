@@ -18,7 +18,7 @@ every_kind = pytest.mark.parametrize("kind", SHARES, ids=lambda kind: kind.__nam
 
 @pytest.fixture(scope="module")
 def grader():
-    with open_grader(module, seconds=1) as grader:
+    with open_grader(module, seconds=5) as grader:
         yield grader
 
 
