@@ -70,7 +70,9 @@ def autograde(console: Console, data: Data) -> None:
         soft_wrap=True,
     )
     if data["by_hand"]:
-        console.print(f"{data['by_hand']:g} points are for a person to give: nbgrader formgrader")
+        console.print(
+            f"{data['by_hand']:g} points are for a person to give: jupyter lab, menu Nbgrader"
+        )
     for student, problem in data["problems"].items():
         console.print(f"[red]not graded[/] {_plain(student)}: {_plain(problem)}", soft_wrap=True)
     if data["flagged"]:

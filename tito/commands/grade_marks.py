@@ -74,8 +74,11 @@ def autograde_(
     if not names:
         raise TitoError(_nobody(module, students))
     if engine == "nbgrader":
+        from tito.classroom.sandbox import available
+
         if policy == "best" or scheduler:
             raise TitoError("--engine nbgrader takes one policy, reference or own, on this machine")
+        available(require=require_sandbox)
         results = list(_by_nbgrader(classroom, module, names, policy))
         notes: list[str] = []
     else:

@@ -112,7 +112,9 @@ def _notes(marks: list[Mark]) -> list[str]:
             f"tito grade autograde {module[:2]}"
         )
     if waiting:
-        notes.append(f"{module}: {waiting} written answers wait for a person: nbgrader formgrader")
+        notes.append(
+            f"{module}: {waiting} written answers wait for a person: jupyter lab, menu Nbgrader"
+        )
     return notes
 
 
