@@ -363,10 +363,7 @@ class Guard:
                 elif (
                     code.co_filename in self._ours
                     or name in code.co_names
-                    or (
-                        name.startswith("_")  # of a class or module: its name is another
-                        and name not in NAMED
-                    )
+                    or (name.startswith(("_", "<")) and name not in NAMED)  # a class or a module
                 ):
                     return False
                 frame = frame.f_back

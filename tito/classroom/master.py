@@ -183,8 +183,10 @@ class _Rewriter(ast.NodeTransformer):
             names = ["error_type", "part", "hint"]
         given = dict(zip(names, node.args, strict=False))
         given |= {keyword.arg or "**": keyword.value for keyword in node.keywords}
-        if not {*names[:3]} <= {*given} <= {*names} or any(
-            isinstance(argument, ast.Starred) for argument in node.args
+        if (
+            not {*names[:3]} <= {*given} <= {*names}
+            or len(node.args) > len(names)
+            or any(isinstance(argument, ast.Starred) for argument in node.args)
         ):
             raise TitoError(
                 f"cell {self.cell_id} of the master, line {node.lineno}: "
@@ -234,4 +236,5 @@ def compiled(sources: Mapping[str, str]) -> dict[str, bytes]:
 
 def digest(*parts: Any) -> str:
     """A hash of some texts."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:20]
+    text = "\0".join(map(str, parts))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:20]
