@@ -21,7 +21,7 @@ from tito.classroom.combine import Cell, combine
 from tito.classroom.master import Master, Test, digest
 from tito.classroom.results import CellResult
 from tito.classroom.sandbox import Limits, Sandbox
-from tito.classroom.wire import WireError, decode, receive, send
+from tito.classroom.wire import WireError, decode, receive, send, shown
 from tito.errors import TitoError
 from tito.grading import names_of
 from tito.testing import difference, error_difference
@@ -32,7 +32,7 @@ OVERTIME = "longer than it may"
 CANARY = "the-canary"
 GRACE = 10.0  # seconds more than a limit, before a process is given up
 _STUB = re.compile(r"NotImplementedError:  ?\(cell (\S+), line \d+\)")
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_CHANCE = re.compile(r" at 0x[0-9a-f]+|(?<=/tmp)[a-z0-9_]{8}\b")  # another one in every run
 _TEST_LINE = re.compile(r"(\(cell [\w.-]+), line \d+\)$")
 
 
@@ -200,7 +200,7 @@ class Conversation:
         except (WireError, OSError) as error:
             self.ending = f"{place} ended Python"
             if "gone" not in str(error) and not isinstance(error, ConnectionError):
-                self.ending = f"{place} sent what no cell sends ({error})"
+                self.ending = f"{place} sent what no cell sends ({shown(error, 200)})"
         if self.ending:
             self.flags.append(self.ending)
 
@@ -238,10 +238,11 @@ class Conversation:
     def _take_ran(self, message: dict[str, Any]) -> None:
         """Note what went wrong in cells since the last test."""
         ran = message.get("ran")
-        for cell in ran[:200] if isinstance(ran, list) else []:
-            name = str(cell.get("id", ""))[:60]
-            if error := str(cell.get("error", "")):
-                self.errors[name] = error[:500]
+        cells = [cell for cell in ran if isinstance(cell, dict)] if isinstance(ran, list) else []
+        for cell in cells[:200]:
+            name = shown(cell.get("id", ""), 60)
+            if error := shown(cell.get("error", ""), 500):
+                self.errors[name] = error
             self._take_flags(name, cell)
 
     def _take_test(self, test: str, waiting: float) -> None:
@@ -255,7 +256,7 @@ class Conversation:
         send(self._channel, self._test(test) | {"token": token})
         message = self._next(self._seconds, "ended", "left", token=token)
         if "ended" in message:
-            heard.error = str(message.get("error", ""))[:500]
+            heard.error = shown(message.get("error", ""), 500)
             values = message.get("values")
             heard.records = (
                 [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
@@ -294,7 +295,7 @@ class Conversation:
     def _take_flags(self, cell: str, message: dict[str, Any]) -> None:
         flags = message.get("flags")
         for flag in flags[:20] if isinstance(flags, list) else []:
-            self.flags.append(f"{cell}: {str(flag)[:200]}")
+            self.flags.append(f"{cell}: {shown(flag, 200)}")
 
 
 def _packed(code: bytes) -> str:
@@ -389,5 +390,5 @@ def _broken_off(
                 return f"{cell} ends in {error}", False
     if hidden:  # the error's text could tell what a hidden test asks
         return f"a hidden test ends in {heard.error.partition(':')[0][:40]}", True
-    error = _ADDRESS.sub("", heard.error.removeprefix("AssertionError: "))
+    error = _CHANCE.sub("", heard.error.removeprefix("AssertionError: "))
     return _TEST_LINE.sub(r"\1)", error), False
