@@ -69,7 +69,18 @@ for _ in range(12):
         os.fork()
     except OSError:
         pass
-"""), loses=(), spares=False, flag=None),
+"""), flag=None),
+    Attack("a fork bomb in a test", {"relu": """
+@op
+def relu(x):
+    import os
+    for _ in range(12):
+        try:
+            os.fork()
+        except OSError:
+            pass
+    return np.maximum(x, 0)
+"""}, loses=(), flag=None),
     Attack("survivors", in_cell("""
 import os, time
 for _ in range(2):
