@@ -52,7 +52,6 @@ def test_the_fast_one_gives_solutions_everything_and_stubs_nothing(classroom, mo
     assert lost(found["right"]) == {} and found["right"].flags == []
     assert found["right"].possible == 100
     assert found["stub"].points == 0 and found["stub"].flags == []
-    assert all(message.endswith("is not written yet") for message in lost(found["stub"]).values())
 
 
 @every_module

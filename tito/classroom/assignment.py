@@ -146,7 +146,11 @@ class Grader:
     def note_expected(self) -> float:
         """Let the reference solve the module in the sandbox; returns its slowest test's seconds."""
         try:
-            return note_expected(self.master, self._open_sandbox(), self.assignment.limits)
+            with self._opening:
+                other = self._new_sandbox(self._reference, self.master.imports)
+            with other:
+                boxes = (self._open_sandbox(), other)
+                return note_expected(self.master, boxes, self.assignment.limits)
         except WireError as error:
             raise TitoError(f"{self.module.folder} can't be graded here: {error}") from None
 

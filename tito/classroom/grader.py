@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from tito.classroom.combine import Cell, combine
@@ -26,9 +27,10 @@ from tito.errors import TitoError
 from tito.grading import names_of
 from tito.testing import difference, error_difference
 
-VERSION = 1  # of judgement: another one grades everything anew
+VERSION = 2  # of judgement: another one grades everything anew
 UNWRITTEN = "is not written yet"
 OVERTIME = "longer than it may"
+NOT_RUN = "it was not run"
 CANARY = "the-canary"
 GRACE = 10.0  # seconds more than a limit, before a process is given up
 _STUB = re.compile(r"NotImplementedError:  ?\(cell (\S+), line \d+\)")
@@ -99,39 +101,52 @@ def grade(
 def _is_settled(done: Mapping[str, CellResult], test: str, old: Mapping[str, CellResult]) -> bool:
     """Whether another run can't change what a test gave."""
     found = done.get(test)
-    return test in old or (
-        found is not None and (found.passed or found.message.endswith((UNWRITTEN, OVERTIME)))
-    )
+    if test in old or found is None:
+        return test in old
+    if found.message.startswith(NOT_RUN):
+        return False
+    return found.passed or found.message.endswith((UNWRITTEN, OVERTIME))
 
 
-def note_expected(master: Master, sandbox: Sandbox, limits: Limits) -> float:
+def note_expected(master: Master, sandboxes: tuple[Sandbox, Sandbox], limits: Limits) -> float:
     """Let the reference solve the module, and note what each check of it expects.
+
+    It runs twice, with tests in forks and without, as submissions do: what differs then (random
+    numbers without a seed, a process's number) is asked of nobody.
 
     Returns the seconds that its slowest test took. TitoError if it fails one.
     """
-    with sandbox.open() as channel:
-        talk = Conversation(channel, master, limits, is_reference=True)
-        talk.run(runnable(master, master.cells))
+    runs = []
+    for sandbox, fork in zip(sandboxes, (True, False), strict=True):
+        with sandbox.open() as channel:
+            runs.append(Conversation(channel, master, limits, fork=fork, is_reference=True))
+            runs[-1].run(runnable(master, master.cells))
+    talk, other = runs
     for id, test in master.tests.items():
         heard = talk.heard.get(id, Heard())
         if heard.error != "":
             reason = heard.error or talk.ending or "it gave no answer"
             raise TitoError(f"the course's own solution fails {id}: {reason}")
-        master.expected[id] = [_expectation(record) for record in heard.records]
+        pairs = zip_longest(
+            heard.records, other.heard.get(id, Heard()).records[: len(heard.records)]
+        )
+        master.expected[id] = [_expectation(*pair) for pair in pairs]
         result, _ = judge(master, test, talk)
         if not result.passed:
             raise TitoError(f"the course's own solution fails {id}: {result.message}")
     return max((heard.seconds for heard in talk.heard.values()), default=0.0)
 
 
-def _expectation(record: dict[str, Any]) -> dict[str, Any]:
-    """What a check expects, from what it said when the reference ran."""
+def _expectation(record: dict[str, Any], again: dict[str, Any] | None) -> dict[str, Any]:
+    """What a check expects, from what it said when the reference ran once and once more."""
     rest = record["rest"]
     if "raised" in record:
         kind, part, hint = rest
         return {"site": record["site"], "error": kind["type"], "part": part, "hint": hint}
     tolerance = rest[2] if len(rest) > 2 else 1e-6
-    return {"site": record["site"], "expected": rest[0], "hint": rest[1], "tolerance": tolerance}
+    varies = again is not None and again.get("rest", rest)[:1] != rest[:1]
+    noted = {"expected": rest[0], "hint": rest[1], "tolerance": tolerance, "varies": varies}
+    return {"site": record["site"]} | noted
 
 
 def runnable(master: Master, cells: list[Cell]) -> list[Cell]:
@@ -308,7 +323,7 @@ def judge(master: Master, test: Test, talk: Conversation) -> tuple[CellResult, l
     flags: list[str] = []
     heard = talk.heard.get(test.id)
     if heard is None:
-        result.message = f"it was not run: {talk.ending}"
+        result.message = f"{NOT_RUN}: {talk.ending}"
         return result, flags
     result.seconds = round(heard.seconds, 3)
     records = iter(heard.records)
@@ -357,6 +372,8 @@ def _value_message(
         return f"{asked} gave a value that can't be compared ({error})", ""
     if theirs:
         return f"{asked} {theirs}: {expectation['hint']}", ""
+    if expectation["varies"]:
+        return "", ""
     return "", f"{asked} is what the student's process expected, but not what the reference gave"
 
 
