@@ -1,5 +1,6 @@
 """The fast grader by itself, without a course folder."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -37,7 +38,7 @@ def open_grader(
 
 def grade(grader: Grader, notebook: NotebookNode, known: Result | None = None) -> Result:
     """What ada gets for `notebook`."""
-    return grader.grade(Submission("ada", nbformat.writes(notebook).encode()), known)
+    return grader.grade(Submission("ada", json.dumps(notebook).encode()), known)
 
 
 def cell(result: Result, name: str) -> CellResult:
