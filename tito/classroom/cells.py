@@ -21,6 +21,7 @@ import threading
 import types
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from operator import is_
 from typing import Any
 
 import numpy
@@ -116,11 +117,16 @@ class Originals:
         found = []
         for owner, place, right in self._parts:
             now = vars(place)
+            is_class = isinstance(place, type) and owner.startswith(TRUSTED)
+            # compared by identity, as `==` may be a student's; and in C, as this is done often
+            is_same = all(map(is_, map(now.get, right), right.values()))
+            if is_same and not (is_class and len(now) != len(right)):
+                continue
             for name, value in right.items():
                 if now.get(name, MISSING) is not value and f"{owner}.{name}" not in VOLATILE:
                     found.append(f"{owner}.{name}")
                     setattr(place, name, value)
-            if isinstance(place, type) and owner.startswith(TRUSTED) and len(now) != len(right):
+            if is_class:
                 for name in now.keys() - right.keys() - ADDED_BY_PYTHON:
                     found.append(f"{owner}.{name}")
                     delattr(place, name)
@@ -160,7 +166,9 @@ def run_submission(channel: socket.socket, originals: Originals) -> None:
             given |= named(notebook, before)
         else:
             taken = [name for name in given if notebook.__dict__.get(name) is not given[name]]
-            flags += [f"{name}, which is given, was bound anew" for name in set(taken) - told]
+            flags += [
+                f"{name}, which is given, was bound anew" for name in sorted(set(taken) - told)
+            ]
             told.update(taken)
         if done["error"] or flags:
             ran.append({"id": cell["id"], "error": done["error"], "flags": flags})

@@ -71,6 +71,7 @@ for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
     bench.assert_holds(Attack("", in_cell(code), says=r"found \[\]"), isolated)
 
 
+@pytest.mark.slow
 def test_a_thief_of_the_next_test(bench, isolated):
     """A thread that takes a test's message off the socket gets no points for it."""
     code = """

@@ -11,8 +11,6 @@ ATTACKS = [
            says=r"found \[\]"),
     Attack("a huge error", {"relu": "def relu(x): raise ValueError('x' * 10_000_000)"},
            says="ValueError: x{100,500}"),
-    Attack("a huge value", {"relu": "def relu(x): return 'x' * (70 << 20)"}, spares=False,
-           flag=None),
     Attack("a huge int", {"relu": "def relu(x): return 1 << 10_000_000"}, says="an array|gave"),
     Attack("an endless value", {"relu": """
 def relu(x):
@@ -49,6 +47,8 @@ except OSError as error:
 """), says=r"found \[28\]"),
 ]  # fmt: skip
 SLOW = [
+    Attack("a huge value", {"relu": "def relu(x): return 'x' * (70 << 20)"}, spares=False,
+           flag=None),
     Attack("a loop that blocks the alarm", in_test("""
 import signal
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
@@ -58,7 +58,7 @@ while True: pass
 def relu(x):
     while True:
         try:
-            while True: pass
+            while True: sum(range(100))
         except BaseException:
             pass
 """}, flag=TOOK_LONG),
