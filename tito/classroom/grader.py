@@ -125,7 +125,8 @@ def note_expected(master: Master, sandboxes: tuple[Sandbox, Sandbox], limits: Li
     for id, test in master.tests.items():
         heard = talk.heard.get(id, Heard())
         if heard.error != "":
-            reason = heard.error or talk.ending or "it gave no answer"
+            earlier = (f"{error} in {cell}" for cell, error in talk.errors.items())
+            reason = next(earlier, "") or heard.error or talk.ending or "it gave no answer"
             raise TitoError(f"the course's own solution fails {id}: {reason}")
         pairs = zip_longest(
             heard.records, other.heard.get(id, Heard()).records[: len(heard.records)]
