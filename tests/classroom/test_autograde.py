@@ -20,8 +20,8 @@ from submissions import hand_in, solution, stub, with_cells
 
 from tito.classroom import sandbox
 from tito.classroom.assignment import Grader, prepare
+from tito.classroom.conversation import Conversation
 from tito.classroom.folder import Classroom
-from tito.classroom.grader import Conversation
 from tito.classroom.results import read_results
 from tito.classroom.sandbox import Limits
 from tito.classroom.source import release

@@ -25,7 +25,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from tito.classroom.cells import Originals, run_submission
+from tito.classroom.cells import run_submission
+from tito.classroom.originals import Originals
 from tito.classroom.seccomp import refuse_system_calls
 from tito.classroom.wire import send
 
