@@ -15,6 +15,7 @@ from tito.classroom.overlay import own_file
 from tito.course import Module
 
 LARGEST = 20 << 20  # bytes of a file
+MOST = 5000  # cells of a notebook
 _HALF = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)  # of a character: alone it is no text
 
 
@@ -64,4 +65,6 @@ def read(raw: bytes) -> tuple[dict[str, Any], str]:
         return {}, f"it is no notebook: {str(error)[:100] or 'not text'}"
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         return {}, "it is no notebook of format 4: it has no list of cells"
+    if len(notebook["cells"]) > MOST:
+        return {}, f"it has {len(notebook['cells'])} cells: at most {MOST} are graded"
     return notebook, ""

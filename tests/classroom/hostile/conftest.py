@@ -5,7 +5,7 @@ import shutil
 import pytest
 from attack import Bench
 
-from tito.classroom import grader, sandbox
+from tito.classroom import conversation, sandbox
 from tito.classroom.folder import Classroom
 from tito.course import find_course
 
@@ -15,7 +15,7 @@ def bench(classroom_template, tmp_path_factory):
     """Graders of module 02 with small limits."""
     root = shutil.copytree(classroom_template, tmp_path_factory.mktemp("hostile") / "class")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grader, "GRACE", 6.0)  # more than a fork waits for its test
+        patch.setattr(conversation, "GRACE", 6.0)  # more than a fork waits for its test
         bench = Bench(Classroom(root, find_course()))
         yield bench
         bench.close()

@@ -3,6 +3,8 @@
 import pytest
 from attack import Attack, in_cell, in_test
 
+pytestmark = pytest.mark.slow
+
 GARBAGE = """
 import os
 for descriptor in range(256):
@@ -54,7 +56,6 @@ def test_a_function_that_writes_to_every_descriptor(bench, code, isolated):
     bench.assert_holds(Attack("", in_test(code), spares=False, flag=SAID), isolated)
 
 
-@pytest.mark.slow
 def test_a_thread_that_writes_to_every_descriptor(bench, isolated):
     """The same from a thread, at any time."""
     code = FROM_A_THREAD.format(body=FORGED.strip().replace("\n", "\n        "))
@@ -71,7 +72,6 @@ for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
     bench.assert_holds(Attack("", in_cell(code), says=r"found \[\]"), isolated)
 
 
-@pytest.mark.slow
 def test_a_thief_of_the_next_test(bench, isolated):
     """A thread that takes a test's message off the socket gets no points for it."""
     code = """

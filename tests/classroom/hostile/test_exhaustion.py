@@ -3,6 +3,8 @@
 import pytest
 from attack import Attack, in_cell, in_test
 
+pytestmark = pytest.mark.slow
+
 TOOK_LONG = "longer than"
 ATTACKS = [
     Attack("a loop in a function", in_test("while True: pass"), says="OverTime|longer"),
@@ -117,14 +119,12 @@ def test_limits_hold(bench, attack):
     bench.assert_holds(attack)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("attack", SLOW, ids=lambda attack: attack.name)
 def test_limits_hold_against_those_who_resist(bench, attack):
     """So does what the process itself can't end: the keeper and the grader do."""
     bench.assert_holds(attack)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a loop in a function", "a loop in a solution cell"])
 def test_time_is_limited_without_a_sandbox(bench, name):
     """Limits alone end a loop as well."""

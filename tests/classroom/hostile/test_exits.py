@@ -3,6 +3,8 @@
 import pytest
 from attack import Attack, in_test
 
+pytestmark = pytest.mark.slow
+
 CALLS = {
     "sys.exit": "import sys; sys.exit(0)",
     "os._exit": "import os; os._exit(0)",

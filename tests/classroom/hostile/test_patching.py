@@ -3,6 +3,8 @@
 import pytest
 from attack import Attack
 
+pytestmark = pytest.mark.slow
+
 WRONG = "\n\n@op\ndef relu(x):\n    return np.asarray(x)\n"
 
 

@@ -3,6 +3,8 @@
 import pytest
 from attack import Attack, in_cell, in_test
 
+pytestmark = pytest.mark.slow
+
 REFUSED = r"found \['PermissionError'\]"
 
 ATTACKS = [

@@ -8,6 +8,8 @@ import pytest
 from attack import LIMITS, Attack, in_cell, in_test
 from submissions import hand_in, solution, with_cells
 
+pytestmark = pytest.mark.slow
+
 NOTHING = r"found \[\]"
 
 
@@ -28,7 +30,6 @@ def test_no_file_of_the_course_is_there(bench):
     bench.assert_holds(Attack("", in_cell(code), says=NOTHING))
 
 
-@pytest.mark.slow
 def test_nothing_of_the_lesson_lies_anywhere(bench):
     """A walk over all that can be seen finds no notebook, and no text of a hidden test."""
     code = """
