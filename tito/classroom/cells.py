@@ -18,6 +18,7 @@ import sys
 import types
 from base64 import b64decode
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -35,58 +36,80 @@ PYTHONS = frozenset(vars(builtins)) - {
     "__package__",
     "__spec__",
 }
-# what stands for `check` outside of tests: of its own globals, for a student's cell can see them
-DEAF: dict[str, Any] = {"contextlib": contextlib}
-exec(
-    """
-def __check__(*arguments): pass
-def __check_raises__(*arguments): return contextlib.suppress(Exception)
-""",
-    DEAF,
-)
 
 
 class OverTime(BaseException):
     """A cell took longer than it may; no `except Exception` of the cell's own swallows it."""
 
 
+# functions that a student's cells can get hold of: of their own globals, so as not to lead to ours.
+# What stands for `check` outside of tests, and the alarm's handler
+WITHIN_REACH: dict[str, Any] = {"suppress": contextlib.suppress, "OverTime": OverTime}
+exec(
+    """
+def __check__(*arguments): pass
+def __check_raises__(*arguments): return suppress(Exception)
+def stop(number, frame): raise OverTime("it took longer than it may")
+""",
+    WITHIN_REACH,
+)
+DEAF = {name: WITHIN_REACH[name] for name in ("__check__", "__check_raises__")}
+
+
+@dataclass
+class Process:
+    """The submission's process: the grader's channel, the job, and what cells have made so far."""
+
+    channel: socket.socket
+    job: dict[str, Any]
+    originals: Originals
+    guard: Guard
+    notebook: types.ModuleType = field(default_factory=lambda: types.ModuleType("__main__"))
+    # functions, classes and modules that the course's own cells named
+    given: dict[str, Any] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)  # of these, what the student's cells bound anew
+    id: int = field(default_factory=os.getpid)
+
+
 def run_submission(channel: socket.socket, originals: Originals) -> None:
     """Take a job from the grader, run its cells in order, and say what came of each."""
     job = receive(channel)
-    notebook = types.ModuleType("__main__")
-    given: dict[str, Any] = {}  # functions, classes and modules that the course's own cells named
-    told: set[str] = set()  # of these, what cells of the student bound anew
     guard = Guard({cell["id"] for cell in job["cells"] if cell["kind"] in ("given", "test")})
+    here = Process(channel, job, originals, guard)
     forget_ourselves()
-    sys.modules["__main__"] = notebook
-    notebook.__dict__.update(DEAF)
-    ours = os.getpid()
+    sys.modules["__main__"] = here.notebook
+    here.notebook.__dict__.update(DEAF)
+    run_test = run_in_fork if job["fork"] else run_in_turn
     ran: list[dict[str, Any]] = []  # what cells did since the grader last heard of us
     for cell in map(unpacked, job["cells"]):
         if cell["kind"] == "test":
             put_back(originals, ran)
-            run = run_in_fork if job["fork"] else run_test
-            run(channel, cell["id"], ran, job, notebook, given, originals, guard)
+            run_test(here, cell["id"], ran)
             ran = []
             continue
-        before = dict(notebook.__dict__)
-        with time_limit(job["seconds"]):
-            done = run_cell(cell, notebook)
-        if os.getpid() != ours:
-            os._exit(0)  # a fork that the cell made and let go on
-        flags = guard.take_flags()
-        if cell["kind"] == "given":
-            given |= named(notebook, before)
-        else:
-            taken = [name for name in given if notebook.__dict__.get(name) is not given[name]]
-            flags += [
-                f"{name}, which is given, was bound anew" for name in sorted(set(taken) - told)
-            ]
-            told.update(taken)
-        if done["error"] or flags:
-            ran.append({"id": cell["id"], "error": done["error"], "flags": flags})
+        error, flags = run_other(here, cell)
+        if error or flags:
+            ran.append({"id": cell["id"], "error": error, "flags": flags})
     put_back(originals, ran)
     send(channel, {"done": True, "ran": ran, "secret": job["secret"]})
+
+
+def run_other(here: Process, cell: dict[str, Any]) -> tuple[str, list[str]]:
+    """Run a cell that is no test: its error, and flags."""
+    before = dict(here.notebook.__dict__)
+    with time_limit(here.job["seconds"]):
+        done = run_cell(cell, here.notebook)
+    if os.getpid() != here.id:
+        os._exit(0)  # a fork that the cell made and let go on
+    flags = here.guard.take_flags()
+    if cell["kind"] == "given":
+        here.given |= named(here.notebook, before)
+        return done["error"], flags
+    now = here.notebook.__dict__
+    taken = {name for name, value in here.given.items() if now.get(name) is not value}
+    flags += [f"{name}, which is given, was bound anew" for name in sorted(taken - here.told)]
+    here.told |= taken
+    return done["error"], flags
 
 
 def unpacked(cell: dict[str, Any]) -> dict[str, Any]:
@@ -110,16 +133,7 @@ def put_back(originals: Originals, ran: list[dict[str, Any]]) -> None:
         ran.append({"id": "cells so far", "error": "", "flags": flags[:20]})
 
 
-def run_in_fork(
-    channel: socket.socket,
-    test: str,
-    ran: list[dict[str, Any]],
-    job: dict[str, Any],
-    notebook: types.ModuleType,
-    given: dict[str, Any],
-    originals: Originals,
-    guard: Guard,
-) -> None:
+def run_in_fork(here: Process, test: str, ran: list[dict[str, Any]]) -> None:
     """Run one test in a fork, so that whatever it does to the process costs this test alone."""
     if os.getpid() == 1:  # in a namespace of our own: nothing that earlier cells started lives on
         with contextlib.suppress(ProcessLookupError):
@@ -131,17 +145,17 @@ def run_in_fork(
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            run_test(channel, test, ran, job, notebook, given, originals, guard)
+            run_in_turn(here, test, ran)
             os._exit(well)
         os._exit(0)
     # the fork has an alarm of its own; this limit is for one that blocks it
     if hasattr(os, "pidfd_open"):
         waiting = os.pidfd_open(child)
-        if not select.select([waiting], [], [], job["seconds"] + 5)[0]:
+        if not select.select([waiting], [], [], here.job["seconds"] + 5)[0]:
             os.kill(child, signal.SIGKILL)
         os.close(waiting)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != well:
-        send(channel, {"left": test, "secret": job["secret"]})
+        send(here.channel, {"left": test, "secret": here.job["secret"]})
 
 
 def random_status() -> int:
@@ -149,24 +163,15 @@ def random_status() -> int:
     return 1 + os.urandom(1)[0] % 255
 
 
-def run_test(
-    channel: socket.socket,
-    test: str,
-    ran: list[dict[str, Any]],
-    job: dict[str, Any],
-    notebook: types.ModuleType,
-    given: dict[str, Any],
-    originals: Originals,
-    guard: Guard,
-) -> None:
+def run_in_turn(here: Process, test: str, ran: list[dict[str, Any]]) -> None:
     """Ask for a test's code and run it; send the values that it checks, and how it ended."""
-    send(channel, {"ready": test, "ran": ran, "secret": job["secret"]})
-    answer = receive(channel)
+    send(here.channel, {"ready": test, "ran": ran, "secret": here.job["secret"]})
+    answer = receive(here.channel)
     # names that a test defines are out of reach of the student's functions, if it can do with that
-    before = dict(notebook.__dict__)
-    space = notebook if answer["inside"] else types.ModuleType("__main__")
+    before = dict(here.notebook.__dict__)
+    space = here.notebook if answer["inside"] else types.ModuleType("__main__")
     # a student's own `np` or `len` is none of the test's
-    space.__dict__.update(before | given)
+    space.__dict__.update(before | here.given)
     for name in before.keys() & PYTHONS:
         del space.__dict__[name]
     values: list[dict[str, Any]] = []
@@ -188,20 +193,20 @@ def run_test(
     ours = os.getpid()
     checks = {"__check__": check, "__check_raises__": check_raises}
     if answer["shared"]:  # a given helper, which lives in the notebook, checks something
-        notebook.__dict__.update(checks)
-    with time_limit(job["seconds"]):
+        here.notebook.__dict__.update(checks)
+    with time_limit(here.job["seconds"]):
         for helper in answer["helpers"]:
             run_cell(unpacked(helper), space)
         space.__dict__.update(checks)
         done = run_cell(unpacked(answer), space)
     if os.getpid() != ours:
         os._exit(0)
-    flags = [f"{name} was replaced" for name in originals.restore()] + guard.take_flags()
+    flags = [f"{name} was replaced" for name in here.originals.restore()] + here.guard.take_flags()
     ended = {"ended": True, "values": values, "error": done["error"], "flags": flags[:20]}
-    send(channel, ended | {"token": answer["token"]})
-    for name in notebook.__dict__.keys() - before.keys():
-        del notebook.__dict__[name]
-    notebook.__dict__.update(DEAF)
+    send(here.channel, ended | {"token": answer["token"]})
+    for name in here.notebook.__dict__.keys() - before.keys():
+        del here.notebook.__dict__[name]
+    here.notebook.__dict__.update(DEAF)
 
 
 def names_of_kinds(error: BaseException) -> list[str]:
@@ -215,11 +220,7 @@ def names_of_kinds(error: BaseException) -> list[str]:
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise OverTime in the block once it has taken `seconds`."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise OverTime(f"it took longer than {seconds:g} s")
-
-    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGALRM, WITHIN_REACH["stop"])
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -51,6 +51,11 @@ import _signal
 _signal.signal(10, lambda number, frame: found.append(frame.f_back))
 _signal.raise_signal(10)
 """), flag="signal.signal", says=REFUSED),
+    Attack("the alarm's handler", in_test("""
+import signal
+names = signal.getsignal(signal.SIGALRM).__globals__
+found += [name for name in names if name in ("send", "receive", "Process", "Originals")]
+"""), says=r"found \[\]"),
     Attack("settrace", in_test("import sys; sys.settrace(lambda *event: found.append(event))"),
            flag="settrace", says=REFUSED),
     Attack("a tracer of the library's", in_test("""
