@@ -884,11 +884,12 @@ def _load_in_worker(epoch: int, indices: np.ndarray) -> Any:
     try:
         return load_batch(_in_worker["loader"], epoch, indices)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # it can't travel: send its text
-            raise RuntimeError("".join(traceback.format_exception(error))) from None
-        raise
+        failure = error
+    try:
+        pickle.loads(pickle.dumps(failure))
+    except Exception:  # it can't travel: send its text
+        failure = RuntimeError("".join(traceback.format_exception(failure)))
+    raise failure  # here, so that it brings no other along as its context
 
 
 # %% [markdown]

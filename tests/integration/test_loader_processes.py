@@ -147,6 +147,22 @@ def test_an_exception_that_can_not_travel_arrives_as_text():
         list(loader)
 
 
+def test_it_does_so_beside_a_library_that_sends_an_exception_with_its_context():
+    """Dask, once imported, has every exception pickled with those that it came from."""
+    code = (
+        "from tblib import pickling_support; pickling_support.install()\n"
+        f"from {__name__} import test_an_exception_that_can_not_travel_arrives_as_text as test\n"
+        "test()"
+    )
+    folder = str(Path(__file__).parent)
+    paths = [folder, *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_worker_that_dies_is_noticed():
     with pytest.raises(RuntimeError, match="a worker process died"):
         list(DataLoader(Dies(), 4, num_workers=2))
