@@ -368,7 +368,7 @@ class TestOddSubmissions:
 
         make = Grader._new_sandbox
         monkeypatch.setattr(Grader, "_new_sandbox", remember)
-        monkeypatch.setattr("tito.classroom.grader.send", kill_first)
+        monkeypatch.setattr("tito.classroom.conversation.send", kill_first)
         for student in ("ada", "grace", "linus"):
             hand_in(classroom, student, module, solution(module))
         autograde("02", "--jobs", "2")
