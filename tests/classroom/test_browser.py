@@ -251,6 +251,8 @@ def test_formgrader_gives_points_for_an_answer(classroom, environment):
         expect(page.get_by_text("Nbgrader", exact=True)).to_be_visible()
         page.goto(f"{address}formgrader/gradebook/01_tensor/tensor")
         page.get_by_text("Submission #1").click()
+        page.wait_for_url("**/submissions/**")
+        page.wait_for_load_state("networkidle")  # its script then listens to the fields
         points = page.locator("#answer-memory")
         with page.expect_response(lambda response: response.request.method == "PUT") as answer:
             points.fill("4")
