@@ -76,7 +76,8 @@ np = Numpy()
     Attack("the test's own name", {"relu": "def test_relu(): pass\n" + WRONG}),
     Attack("the names of the grader", {"relu": "__check__ = __check_raises__ = print\n" + WRONG}),
     Attack("a module's __getattr__", {"relu": "def __getattr__(name): return print\n" + WRONG}),
-    Attack("another __builtins__", {"relu": WRONG + "\n__builtins__ = {}\n"}),
+    # the student's own cells are left without Python's names, as in any kernel
+    Attack("another __builtins__", {"relu": WRONG + "\n__builtins__ = {}\n"}, spares=False),
 ]  # fmt: skip
 
 
