@@ -46,7 +46,7 @@ def show(view: Callable[[Console, Data], None], data: Data) -> None:
     console = _console()
     view(console, data)
     for note in data.get("notes", []):
-        console.print(f"[yellow]Note[/]: {_plain(note)}", soft_wrap=True)
+        console.print(f"[yellow]Note[/]: {plain(note)}", soft_wrap=True)
 
 
 def fail(error: Exception) -> None:
@@ -81,7 +81,7 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
-def _plain(text: Any) -> str:
+def plain(text: Any) -> str:
     """Text in which square brackets mean themselves, and no character moves the cursor."""
     from rich.markup import escape
 
@@ -93,13 +93,13 @@ def _plain(text: Any) -> str:
 
 def setup(console: Console, data: Data) -> None:
     if data["made"]:
-        line = f"[green]Your workspace is ready[/]: {_plain(data['workspace'])}"
+        line = f"[green]Your workspace is ready[/]: {plain(data['workspace'])}"
     else:
-        line = f"Nothing was missing in {_plain(data['workspace'])}."
+        line = f"Nothing was missing in {plain(data['workspace'])}."
     console.print(line, soft_wrap=True)
     if data["kernel"]:
         console.print("Notebooks there open with the kernel TinyTorch, which imports your package.")
-    console.print(f"\nNext: {_plain(data['next'])}")
+    console.print(f"\nNext: {plain(data['next'])}")
 
 
 def doctor(console: Console, data: Data) -> None:
@@ -110,7 +110,7 @@ def doctor(console: Console, data: Data) -> None:
         table.add_column(heading, overflow="fold")
     for row in data["checks"]:
         mark = "[green]ok[/]" if row["ok"] else "[yellow]warn[/]"
-        table.add_row(mark, row["name"], _plain(row["found"]), _plain(row["advice"]))
+        table.add_row(mark, row["name"], plain(row["found"]), plain(row["advice"]))
     console.print(table)
 
 
@@ -130,7 +130,7 @@ def module_list(console: Console, data: Data) -> None:
 def module_status(console: Console, data: Data) -> None:
     from rich.table import Table
 
-    console.print(f"{_plain(data['workspace'])}\n", soft_wrap=True)
+    console.print(f"{plain(data['workspace'])}\n", soft_wrap=True)
     table = Table(box=None, header_style="bold")
     for heading in ("module", "whose", "points", "tests", ""):
         table.add_column(heading)
@@ -144,10 +144,10 @@ def module_status(console: Console, data: Data) -> None:
 
 def module_start(console: Console, data: Data) -> None:
     if data["made"]:
-        console.print(f"[green]Your notebook[/]: {_plain(data['notebook'])}", soft_wrap=True)
+        console.print(f"[green]Your notebook[/]: {plain(data['notebook'])}", soft_wrap=True)
     else:
         console.print(
-            f"{_plain(data['notebook'])} is there already: it was left as it is.", soft_wrap=True
+            f"{plain(data['notebook'])} is there already: it was left as it is.", soft_wrap=True
         )
     for owner, words in (("yours", "your own"), ("reference", "the reference's")):
         folders = [each["module"] for each in data["package"] if each["state"] == owner]
@@ -160,15 +160,15 @@ def module_start(console: Console, data: Data) -> None:
 
 
 def module_view(console: Console, data: Data) -> None:
-    console.print(f"Closed {_plain(data['notebook'])}. Next: tito module test {data['number']}")
+    console.print(f"Closed {plain(data['notebook'])}. Next: tito module test {data['number']}")
 
 
 def module_test(console: Console, data: Data) -> None:
     width = max((len(test["name"]) for test in data["tests"]), default=0)
     for test in data["tests"]:
         console.print(
-            f"{_mark(test)} {_plain(test['name'].ljust(width))} {test['points']:3g} points  "
-            f"{_plain(test['message'])}".rstrip(),
+            f"{_mark(test)} {plain(test['name'].ljust(width))} {test['points']:3g} points  "
+            f"{plain(test['message'])}".rstrip(),
             soft_wrap=True,
         )
     failed = [test for test in data["suite"] if test["message"]]
@@ -180,12 +180,12 @@ def module_test(console: Console, data: Data) -> None:
     messages = {test["message"] for test in data["tests"]}
     own_pass = messages <= {""}
     for test in failed if own_pass else []:
-        console.print(f"       {_plain(test['name'])}: {_plain(test['message'])}", soft_wrap=True)
+        console.print(f"       {plain(test['name'])}: {plain(test['message'])}", soft_wrap=True)
     if all(test["written"] for test in data["tests"]):
         errors = [error for error in data["errors"] if error["message"] not in messages]
         for error in errors if own_pass else errors[:1]:
-            place = f"in the cell {_plain(error['name'])}"
-            console.print(f"[yellow]error [/] {place}: {_plain(error['message'])}", soft_wrap=True)
+            place = f"in the cell {plain(error['name'])}"
+            console.print(f"[yellow]error [/] {place}: {plain(error['message'])}", soft_wrap=True)
     by_hand = f", and {data['by_hand']:g} for a person to give" if data["by_hand"] else ""
     console.print(f"\n{data['points']:g} of {data['possible']:g} points{by_hand}")
     if data["ok"] and "file" not in data:
@@ -194,7 +194,7 @@ def module_test(console: Console, data: Data) -> None:
 
 def _print_next(console: Console, action: str | None) -> None:
     end = "That was the last module so far."
-    console.print(f"\nNext: {_plain(action)}" if action else f"\n{end}")
+    console.print(f"\nNext: {plain(action)}" if action else f"\n{end}")
 
 
 def _mark(test: Data) -> str:
@@ -212,7 +212,7 @@ def module_complete(console: Console, data: Data) -> None:
         )
         return
     console.print(f"[green]{data['module']} is complete[/]: {data['file']} is your own file now.")
-    console.print(f"Try: {_plain(data['example'])}")
+    console.print(f"Try: {plain(data['example'])}")
     _print_next(console, data["next"])
 
 
@@ -221,35 +221,35 @@ def module_submit(console: Console, data: Data) -> None:
         module_test(console, data["test"] | {"file": data["file"]})
         console.print()
     for problem in data["problems"]:
-        console.print(f"[yellow]Look[/]: {_plain(problem)}", soft_wrap=True)
+        console.print(f"[yellow]Look[/]: {plain(problem)}", soft_wrap=True)
     receipt = data["receipt"]
     before = "[green]Handed in[/]" if data["new"] else "Nothing new: this is there already"
-    console.print(f"{before}: {_plain(data['file'])}", soft_wrap=True)
+    console.print(f"{before}: {plain(data['file'])}", soft_wrap=True)
     own = f"notebook and your own {', '.join(data['own'])}" if data["own"] else "notebook"
     rows = {"module": f"{receipt['module']}, {own}"}
     rows |= {key: receipt[key] for key in ("student", "submitted", "hash")}
     for key, value in rows.items():
-        console.print(f"  {key:10}{_plain(value)}", soft_wrap=True)
+        console.print(f"  {key:10}{plain(value)}", soft_wrap=True)
 
 
 def module_reset(console: Console, data: Data) -> None:
-    console.print(f"{_plain(data['notebook'])} is as on the first day.", soft_wrap=True)
-    console.print(f"What you had is kept: {_plain(data['backup'])}", soft_wrap=True)
+    console.print(f"{plain(data['notebook'])} is as on the first day.", soft_wrap=True)
+    console.print(f"What you had is kept: {plain(data['backup'])}", soft_wrap=True)
     if data["completed"]:
         console.print("The file that you completed stays in tinytorch/ until you complete anew.")
 
 
 def module_update(console: Console, data: Data) -> None:
     if not data["backup"]:
-        console.print(f"{_plain(data['notebook'])} is up to date.", soft_wrap=True)
+        console.print(f"{plain(data['notebook'])} is up to date.", soft_wrap=True)
         return
-    console.print(f"{_plain(data['notebook'])} is today's lesson now.", soft_wrap=True)
+    console.print(f"{plain(data['notebook'])} is today's lesson now.", soft_wrap=True)
     if data["kept"]:
-        console.print(f"Kept what you wrote: {_plain(', '.join(data['kept']))}", soft_wrap=True)
+        console.print(f"Kept what you wrote: {plain(', '.join(data['kept']))}", soft_wrap=True)
     if data["replaced"]:
-        names = _plain(", ".join(data["replaced"]))
+        names = plain(", ".join(data["replaced"]))
         console.print(f"The lesson's again, in place of yours: {names}", soft_wrap=True)
-    console.print(f"The notebook as it was: {_plain(data['backup'])}", soft_wrap=True)
+    console.print(f"The notebook as it was: {plain(data['backup'])}", soft_wrap=True)
 
 
 def milestone_list(console: Console, data: Data) -> None:
@@ -260,7 +260,7 @@ def milestone_list(console: Console, data: Data) -> None:
         table.add_column(heading, overflow="fold")
     for row in data["milestones"]:
         date = max(row["reached"].values(), default="")
-        table.add_row(row["milestone"], _plain(row["title"]), _needs(row["needs"]), date)
+        table.add_row(row["milestone"], plain(row["title"]), _needs(row["needs"]), date)
     console.print(table)
     console.print("\nNext: tito milestone info 01   (the story)")
     console.print("      tito milestone run 01    (the thing itself)")
@@ -272,7 +272,7 @@ def milestone_info(console: Console, data: Data) -> None:
     console.print(Markdown(data["readme"]))
     console.print(f"\nNeeds modules {_needs(data['needs'])}")
     for name, date in data["reached"].items():
-        console.print(f"[green]Reached[/] {_plain(name)}: {date}")
+        console.print(f"[green]Reached[/] {plain(name)}: {date}")
     console.print(f"\nNext: tito milestone run {data['number']}")
 
 
@@ -294,7 +294,7 @@ def _needs(modules: list[Data]) -> str:
 
 def export(console: Console, data: Data) -> None:
     for difference in data.get("differences", {}).values():
-        console.print(_plain(difference.rstrip("\n")), soft_wrap=True)
+        console.print(plain(difference.rstrip("\n")), soft_wrap=True)
     for name in data.get("changed", []):
         console.print(f"wrote tinytorch/{name}")
     if not data["ok"]:

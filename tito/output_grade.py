@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tito.output import _plain
+from tito.output import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,13 +21,13 @@ def init(console: Console, data: Data) -> None:
     others = [name for name in data["made"] if name not in new]
     if data["made"]:
         masters = [f"{len(new)} master notebooks in source/"] if new else []
-        console.print(f"[green]{_plain(data['classroom'])}[/]", soft_wrap=True)
+        console.print(f"[green]{plain(data['classroom'])}[/]", soft_wrap=True)
         console.print(f"Made: {', '.join([*others, *masters])}", soft_wrap=True)
     else:
-        console.print(f"Nothing was missing in {_plain(data['classroom'])}.", soft_wrap=True)
+        console.print(f"Nothing was missing in {plain(data['classroom'])}.", soft_wrap=True)
     if data["enrolled"]:
         console.print(f"Students put into the gradebook: {data['enrolled']}")
-    console.print(f"\nNext: {_plain(data['next'])}", soft_wrap=True)
+    console.print(f"\nNext: {plain(data['next'])}", soft_wrap=True)
 
 
 def release(console: Console, data: Data) -> None:
@@ -49,10 +49,10 @@ def collect(console: Console, data: Data) -> None:
             by_module.setdefault(module, []).append(student)
         for module, students in by_module.items():
             shown = ", ".join(students[:12]) + (", ..." if len(students) > 12 else "")
-            line = f"[{colour}]{outcome}[/] {module}: {len(students)} ({_plain(shown)})"
+            line = f"[{colour}]{outcome}[/] {module}: {len(students)} ({plain(shown)})"
             console.print(line, soft_wrap=True)
     for place, reason in data["refused"].items():
-        console.print(f"[red]refused[/] {_plain(place)}: {_plain(reason)}", soft_wrap=True)
+        console.print(f"[red]refused[/] {plain(place)}: {plain(reason)}", soft_wrap=True)
 
 
 def counted(items: Iterable[T], doing: str, total: int | None = None) -> Iterable[T]:
@@ -74,11 +74,11 @@ def autograde(console: Console, data: Data) -> None:
             f"{data['by_hand']:g} points are for a person to give: jupyter lab, menu Nbgrader"
         )
     for student, problem in data["problems"].items():
-        console.print(f"[red]not graded[/] {_plain(student)}: {_plain(problem)}", soft_wrap=True)
+        console.print(f"[red]not graded[/] {plain(student)}: {plain(problem)}", soft_wrap=True)
     if data["flagged"]:
         shown = ", ".join(data["flagged"][:12]) + (", ..." if len(data["flagged"]) > 12 else "")
         console.print(
-            f"[yellow]{len(data['flagged'])} with something to look at[/] ({_plain(shown)}): "
+            f"[yellow]{len(data['flagged'])} with something to look at[/] ({plain(shown)}): "
             f"{data['next']} --flags",
             soft_wrap=True,
         )
@@ -88,13 +88,13 @@ def autograde(console: Console, data: Data) -> None:
 def compare(console: Console, data: Data) -> None:
     for row in data["rows"]:
         console.print(
-            f"{_plain(row['student'])} {row['cell']}: fast {row['fast']:g}, nbgrader "
+            f"{plain(row['student'])} {row['cell']}: fast {row['fast']:g}, nbgrader "
             f"{row['nbgrader']:g}",
             soft_wrap=True,
         )
         for engine in ("fast", "nbgrader"):
             if row[f"says_{engine}"]:
-                console.print(f"   {engine}: {_plain(row[f'says_{engine}'])}", soft_wrap=True)
+                console.print(f"   {engine}: {plain(row[f'says_{engine}'])}", soft_wrap=True)
     if data["ok"]:
         console.print(f"Both engines give {_count(data['students'], 'student')} the same marks.")
     else:
@@ -108,7 +108,7 @@ def feedback(console: Console, data: Data) -> None:
         f"{data['module']}: {_count(data['written'], 'page')} written, "
         f"{data['unchanged']} unchanged"
     )
-    console.print(f"Look at one: {_plain(data['example'])}", soft_wrap=True)
+    console.print(f"Look at one: {plain(data['example'])}", soft_wrap=True)
 
 
 def report(console: Console, data: Data) -> None:
@@ -130,7 +130,7 @@ def report(console: Console, data: Data) -> None:
     _histogram(console, found["histogram"])
     _items(console, data["items"])
     if data["plot"]:
-        console.print(f"\nDrawn: {_plain(data['plot'])}", soft_wrap=True)
+        console.print(f"\nDrawn: {plain(data['plot'])}", soft_wrap=True)
 
 
 def _students(console: Console, data: Data) -> None:
@@ -141,14 +141,14 @@ def _students(console: Console, data: Data) -> None:
     for row in data["students"]:
         numbers = (f"{row['points']:g}", f"{row['possible']:g}", f"{row['percent']:.0f}")
         table.add_row(
-            _plain(row["student"]),
+            plain(row["student"]),
             *numbers,
             str(row["by_hand"] or ""),
             f"[yellow]{len(row['flags'])}[/]" if row["flags"] else "",
-            _plain(row["problem"]),
+            plain(row["problem"]),
         )
         for flag in row["flags"] if data["only_flagged"] else []:
-            table.add_row("", "", "", "", "", "", f"[yellow]{_plain(flag)}[/]")
+            table.add_row("", "", "", "", "", "", f"[yellow]{plain(flag)}[/]")
     console.print(table)
 
 
@@ -179,11 +179,11 @@ def _items(console: Console, items: list[Data]) -> None:
         more = f" and {len(names) - 5} more" if names[5:] else ""
         few = f" of {item['graded']}" if item["waiting"] else ""
         table.add_row(
-            _plain(item["id"]),
+            plain(item["id"]),
             f"{item['possible']:g}",
             "waits" if passed is None else f"{100 * passed:.0f} %{few}",
             "-" if r is None else f"[{'yellow' if r < 0.2 else 'green'}]{r:.2f}[/]",
-            _plain(", ".join(names[:5]) + more),
+            plain(", ".join(names[:5]) + more),
         )
     console.print(table)
     if any(item["discrimination"] is None for item in items):
@@ -194,7 +194,7 @@ def _items(console: Console, items: list[Data]) -> None:
         console.print("\n[bold]Most common messages[/]")
     for name, each in told[:MESSAGES]:
         line = f"{each['count']:4} x {name}: {each['message']}"
-        console.print(_plain(line), soft_wrap=True)
+        console.print(plain(line), soft_wrap=True)
     if told[MESSAGES:]:
         console.print(f"[dim]and {len(told) - MESSAGES} more: --json has them[/]")
 
@@ -206,7 +206,7 @@ def _overview(console: Console, data: Data) -> None:
         cells = [row["modules"].get(module) for module in data["modules"]]
         share = 100 * row["points"] / row["possible"] if row["possible"] else 0
         table.add_row(
-            _plain(row["student"]),
+            plain(row["student"]),
             *(_points(cell) for cell in cells),
             f"{row['points']:g}",
             f"{row['possible']:g}",
@@ -228,7 +228,7 @@ def _points(cell: Data | None) -> str:
 
 def export(console: Console, data: Data) -> None:
     console.print(
-        f"{_plain(data['file'])}: {_count(data['rows'], 'row')} for {', '.join(data['modules'])}",
+        f"{plain(data['file'])}: {_count(data['rows'], 'row')} for {', '.join(data['modules'])}",
         soft_wrap=True,
     )
 
@@ -238,10 +238,10 @@ def doctor(console: Console, data: Data) -> None:
     for row in data["findings"]:
         here = "/".join(filter(None, (row["student"], row["module"])))
         if here != place:
-            console.print(f"[bold]{_plain(here)}[/]", soft_wrap=True)
+            console.print(f"[bold]{plain(here)}[/]", soft_wrap=True)
             place = here
-        advice = f" [dim]->[/] {_plain(row['advice'])}" if row["advice"] else ""
-        console.print(f"  {_plain(row['found'])}{advice}", soft_wrap=True)
+        advice = f" [dim]->[/] {plain(row['advice'])}" if row["advice"] else ""
+        console.print(f"  {plain(row['found'])}{advice}", soft_wrap=True)
     looked = _count(data["submissions"], "submission")
     found = _count(len(data["findings"]), "finding") if data["findings"] else "nothing is wrong"
     console.print(f"{looked}: {found}")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import family
 
 from tito.classroom import sandbox
 from tito.classroom.cells import names_of_kinds
@@ -51,22 +52,6 @@ def run(box: Sandbox, source: str) -> dict:
         cell = {"id": "mine", "kind": "own", "source": textwrap.dedent(source)}
         send(channel, {"fork": False, "seconds": 2, "secret": "s", "cells": [cell]})
         return receive(channel)
-
-
-def family(process: int) -> dict[int, str]:
-    """The state of each process that `process` started, directly or not, by id."""
-    parents, states = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            states[int(folder.name)], parents[int(folder.name)] = status[0], int(status[1])
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {each: states[each] for each in found if each in states}
 
 
 def test_a_cell_runs_and_is_heard(box):

@@ -22,8 +22,9 @@ class CellResult:
     id: str  # grade_id
     points: float  # earned
     possible: float
-    message: str = ""  # why it failed: what came, what was expected, the hint; of a hidden test
-    # the hint alone; "" if it passed
+    # why it failed: what came, what was expected, the hint (of a hidden check that alone);
+    # "" if it passed
+    message: str = ""
     hidden: bool = False  # whether a hidden check failed
     by_hand: bool = False  # a person gives the points, so far 0
     seconds: float = 0.0

@@ -52,14 +52,13 @@ def refresh(classroom: Classroom, module: Module) -> Refreshed:
     recipe = _recipe(classroom, module)
     old = read_notebook(path) if path.is_file() else None
     known = old.metadata.get("tito", {}) if old else {}
-    if old and known.get("recipe") == recipe:
-        pass  # nothing that it is made from changed
-    elif old and known.get("cells") != _hash_of_cells(old):
+    is_current = bool(old) and known.get("recipe") == recipe
+    if old and not is_current and known.get("cells") != _hash_of_cells(old):
         note = (
             f"source/{module.folder} was edited by hand and stays as it is, though the lesson or "
             f"private/{module.number}.py changed since: delete it to have it made anew"
         )
-    else:
+    elif not is_current:
         notebook = master(classroom, module)
         notebook.metadata["tito"] = {"recipe": recipe, "cells": _hash_of_cells(notebook)}
         write_notebook(path, notebook)

@@ -7,10 +7,10 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from processes import family
 from submissions import solution, stub, with_cells
 
 from tito.classroom.assignment import Assignment, Grader, Submission, prepare
@@ -64,23 +64,8 @@ def added(notebook: NotebookNode, place: int, source: str) -> NotebookNode:
 
 
 def descendants(process: int) -> set[int]:
-    """The ids of the live processes that `process` started, and of those that these started."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if status[0] == "Z":  # the zygote collects it at the next submission
-                continue
-            parents[int(folder.name)] = int(status[1])
-    found: set[int] = set()
-    todo = {process}
-    while todo:
-        todo = {child for child, parent in parents.items() if parent in todo} - found
-        found |= todo
-    return found
+    """The live processes that `process` started; the dead are collected at the next submission."""
+    return {id for id, state in family(process).items() if state != "Z"} - {process}
 
 
 def ends(condition, seconds: float = 20.0) -> bool:
